@@ -1,0 +1,46 @@
+"""The piecewise polynomial sign of Bi-Real Net."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jbin.estimators import _base
+from jbin.estimators._ste_sign import sign
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _approx_sign(x: jax.Array, zero: float) -> jax.Array:
+  return sign(x, zero)
+
+
+def _forward(x: jax.Array, zero: float) -> tuple[jax.Array, jax.Array]:
+  return sign(x, zero), x
+
+
+def _backward(zero: float, x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+  del zero
+  return (g * jnp.maximum(2 - 2 * jnp.abs(x), 0).astype(g.dtype),)
+
+
+_approx_sign.defvjp(_forward, _backward)
+
+
+@_base.REGISTRY.register
+def approx_sign(x: jax.Array, *, zero: float = 1.0) -> jax.Array:
+  """Sign with the gradient of a piecewise quadratic (Bi-Real Net).
+
+  Forward `y = +1 if x >= 0 else -1`; backward
+  `dx = dy * max(0, 2 - 2|x|)`: 2 at zero, 0 at +-1 and beyond.
+  At zero: `y = +1`, unless `zero` says otherwise.
+
+  Args:
+    x: floating, any shape; the result has its shape and dtype.
+    zero: the value at 0 and -0.
+
+  The residual is `x`. Reference: Liu et al., Bi-Real Net, 2018
+  (arXiv 1808.00278). Differs from the code in nothing but sign(0).
+  """
+  return _approx_sign(x, zero)

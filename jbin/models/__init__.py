@@ -1,0 +1,7 @@
+"""Models: one file each, read top to bottom."""
+
+from jbin.models._base import REGISTRY
+from jbin.models._pokebnn import pokebnn
+from jbin.models._resnet import resnet18, resnet50
+
+__all__ = ["REGISTRY", "pokebnn", "resnet18", "resnet50"]

@@ -1,0 +1,121 @@
+"""Convolution that takes quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jbin import errors, products
+from jbin.nn import _linear, _quantizer
+from jbin.quantizers import Quantizer
+
+
+class Conv(nnx.Conv):
+  """`nnx.Conv` that can quantize its input and its kernel.
+
+  Without quantizers it is `nnx.Conv`, bit for bit. With them
+  `y = Q_x(x) * Q_w(kernel) + bias`; the product works on the codes, and
+  padding is the number 0, as in the papers' code.
+  """
+
+  def __init__(
+      self,
+      in_features: int,
+      out_features: int,
+      kernel_size: int | Sequence[int],
+      strides: int | Sequence[int] | None = 1,
+      *,
+      input_quantizer: Quantizer | None = None,
+      kernel_quantizer: Quantizer | None = None,
+      grad_precision: products.GradPrecision = "float32",
+      rngs: nnx.Rngs,
+      **kwargs: Any,
+  ):
+    """Makes the layer.
+
+    Args:
+      in_features: input channels.
+      out_features: output channels.
+      kernel_size: one entry for each spatial axis.
+      strides: one number, or one for each spatial axis.
+      input_quantizer: a `jbin.quantizers` member, or None.
+      kernel_quantizer: the same for the kernel (spatial, in / groups, out).
+      grad_precision: of the gradient products of quantized operands.
+      rngs: as in `nnx.Conv`.
+      **kwargs: as in `nnx.Conv`.
+    """
+    super().__init__(
+        in_features, out_features, kernel_size, strides, rngs=rngs, **kwargs
+    )
+    self.grad_precision = grad_precision
+    self.input_quantizer = _quantizer.hold(input_quantizer, in_features)
+    self.kernel_quantizer = _quantizer.hold(kernel_quantizer, out_features)
+    if input_quantizer is not None or kernel_quantizer is not None:
+      _linear.refuse("Conv", {"mask": self.mask})
+
+  def _each(self, option: int | Sequence[int] | None) -> tuple[int, ...]:
+    """An option that may be one number, for each spatial axis."""
+    if option is None or isinstance(option, int):
+      return (option or 1,) * len(self.kernel_size)
+    return tuple(option)
+
+  def _padded(
+      self, x: jax.Array, dilation: tuple[int, ...]
+  ) -> tuple[jax.Array, Any]:
+    """The input with the borders that are not zeros, and the zero padding."""
+    padding = self.padding
+    reach = [
+        (k - 1) * d for k, d in zip(self.kernel_size, dilation, strict=True)
+    ]
+    if padding in ("CIRCULAR", "REFLECT"):
+      mode = "wrap" if padding == "CIRCULAR" else "reflect"
+      border = [(r // 2, (r + 1) // 2) for r in reach]
+      return jnp.pad(x, [(0, 0), *border, (0, 0)], mode=mode), "VALID"
+    if padding == "CAUSAL":
+      if len(reach) != 1:
+        raise errors.UserError(
+            f"Conv: causal padding needs one spatial axis, not {len(reach)}"
+        )
+      return x, [(reach[0], 0)]
+    if isinstance(padding, int):
+      return x, [(padding, padding)] * len(reach)
+    if isinstance(padding, str):
+      return x, padding
+    return x, [(p, p) if isinstance(p, int) else tuple(p) for p in padding]
+
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """(batch..., spatial..., in_features) to (..., out_features)."""
+    if self.input_quantizer is None and self.kernel_quantizer is None:
+      return super().__call__(inputs, out_sharding)
+    _linear.refuse("Conv", {"out_sharding": out_sharding})
+    item = len(self.kernel_size) + 1
+    if inputs.ndim < item or inputs.shape[-1] != self.in_features:
+      raise errors.UserError(
+          f"Conv: expected (batch..., {item - 1} spatial axes,"
+          f" {self.in_features}), got {inputs.shape}"
+      )
+    batch = inputs.shape[:-item]
+    x = jnp.reshape(inputs, (-1, *inputs.shape[-item:]))
+    dilation = self._each(self.kernel_dilation)
+    x, padding = self._padded(x, dilation)
+    x, kernel, dtype = _linear.operands(self, x, self.kernel[...])
+    y = products.conv_general_dilated(
+        x,
+        kernel,
+        self._each(self.strides),
+        padding,
+        lhs_dilation=self._each(self.input_dilation),
+        rhs_dilation=dilation,
+        feature_group_count=self.feature_group_count,
+        precision=self.precision,
+        grad_precision=self.grad_precision,
+    )
+    if self.bias is not None:
+      y += jnp.reshape(
+          self.bias[...].astype(dtype), (1,) * (y.ndim - 1) + (-1,)
+      )
+    return jnp.reshape(y, (*batch, *y.shape[1:]))

@@ -1,0 +1,218 @@
+"""Linear, Einsum and Embed that take quantizers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype
+
+from jbin import errors, products
+from jbin.nn import _quantizer
+from jbin.quantizers import Quantized, Quantizer
+
+
+def operands(
+    layer: Any, x: jax.Array, kernel: jax.Array
+) -> tuple[products.Operand, products.Operand, Any]:
+  """Input and kernel, quantized where the layer says so, in its dtype.
+
+  The kernel's latent weights are quantized in their own precision and cast
+  afterwards, so that a bfloat16 layer has the codes of a float32 one.
+  """
+  dtype = layer.dtype or jnp.result_type(x, kernel)
+  x = jnp.asarray(x, dtype)
+  left: products.Operand = x
+  if layer.input_quantizer is not None:
+    left = layer.input_quantizer(x)
+  if layer.kernel_quantizer is None:
+    return left, jnp.asarray(kernel, dtype), dtype
+  right: Quantized = layer.kernel_quantizer(kernel)
+  value = right.value.astype(dtype)
+  return left, dataclasses.replace(right, value=value), dtype
+
+
+def refuse(layer: str, options: dict[str, Any]) -> None:
+  """Refuses Flax options that a quantized layer would silently ignore."""
+  for name, value in options.items():
+    if value is not None:
+      raise errors.UserError(
+          f"{layer}: {name}={value!r} has no meaning with a quantizer;"
+          f" leave {name} out, or the quantizers"
+      )
+
+
+class Linear(nnx.Linear):
+  """`nnx.Linear` that can quantize its input and its kernel.
+
+  Without quantizers it is `nnx.Linear`, bit for bit. With them
+  `y = Q_x(x) Q_w(kernel) + bias`; the product works on the codes.
+  """
+
+  def __init__(
+      self,
+      in_features: int,
+      out_features: int,
+      *,
+      input_quantizer: Quantizer | None = None,
+      kernel_quantizer: Quantizer | None = None,
+      grad_precision: products.GradPrecision = "float32",
+      rngs: nnx.Rngs,
+      **kwargs: Any,
+  ):
+    """Makes the layer.
+
+    Args:
+      in_features: length of the input's last axis.
+      out_features: length of the output's last axis.
+      input_quantizer: a `jbin.quantizers` member, or None.
+      kernel_quantizer: the same for the kernel (in, out).
+      grad_precision: of the gradient products of quantized operands.
+      rngs: as in `nnx.Linear`.
+      **kwargs: as in `nnx.Linear`.
+    """
+    super().__init__(in_features, out_features, rngs=rngs, **kwargs)
+    self.grad_precision = grad_precision
+    self.input_quantizer = _quantizer.hold(input_quantizer, in_features)
+    self.kernel_quantizer = _quantizer.hold(kernel_quantizer, out_features)
+
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """(..., in_features) to (..., out_features)."""
+    if self.input_quantizer is None and self.kernel_quantizer is None:
+      return super().__call__(inputs, out_sharding)
+    refuse("Linear", {"out_sharding": out_sharding})
+    x, kernel, dtype = operands(self, inputs, self.kernel[...])
+    y = products.dot_general(
+        x,
+        kernel,
+        (((inputs.ndim - 1,), (0,)), ((), ())),
+        precision=self.precision,
+        grad_precision=self.grad_precision,
+    )
+    if self.bias is not None:
+      y += jnp.reshape(
+          self.bias[...].astype(dtype), (1,) * (y.ndim - 1) + (-1,)
+      )
+    return y
+
+
+class Einsum(nnx.Einsum):
+  """`nnx.Einsum` that can quantize its input and its kernel.
+
+  Without quantizers it is `nnx.Einsum`, bit for bit.
+  """
+
+  def __init__(
+      self,
+      einsum_str: str,
+      kernel_shape: tuple[int, ...],
+      bias_shape: tuple[int, ...] | None = None,
+      *,
+      input_quantizer: Quantizer | None = None,
+      kernel_quantizer: Quantizer | None = None,
+      grad_precision: products.GradPrecision = "float32",
+      rngs: nnx.Rngs,
+      **kwargs: Any,
+  ):
+    """Makes the layer.
+
+    Args:
+      einsum_str: as in `nnx.Einsum`; with quantizers both operands and the
+        result are written out, without "...".
+      kernel_shape: the second operand's.
+      bias_shape: None for no bias.
+      input_quantizer: a `jbin.quantizers` member, or None.
+      kernel_quantizer: the same for the kernel; its last axis is the channel.
+      grad_precision: of the gradient products of quantized operands.
+      rngs: as in `nnx.Einsum`.
+      **kwargs: as in `nnx.Einsum`.
+    """
+    super().__init__(
+        einsum_str, kernel_shape, bias_shape, rngs=rngs, **kwargs
+    )
+    left, right = einsum_str.replace(" ", "").split("->")[0].split(",")
+    sizes = dict(zip(right, kernel_shape, strict=False))
+    self.grad_precision = grad_precision
+    # An input's last axis is a kernel's axis in every layer-like einsum; where
+    # it is not, a quantizer with channels cannot know its size.
+    channels = sizes.get(left[-1], 1)
+    self.input_quantizer = _quantizer.hold(input_quantizer, channels)
+    self.kernel_quantizer = _quantizer.hold(kernel_quantizer, kernel_shape[-1])
+
+  def __call__(
+      self,
+      inputs: jax.Array,
+      einsum_str: str | None = None,
+      out_sharding: Any = None,
+  ) -> jax.Array:
+    """The einsum of `inputs` with the kernel, plus the bias."""
+    if self.input_quantizer is None and self.kernel_quantizer is None:
+      return super().__call__(inputs, einsum_str, out_sharding)
+    refuse("Einsum", {"out_sharding": out_sharding})
+    equation = nnx.first_from(
+        einsum_str, self.einsum_str, error_msg="Einsum needs an einsum_str"
+    ).replace(" ", "")
+    x, kernel, dtype = operands(self, inputs, self.kernel[...])
+    y = products.einsum(
+        equation,
+        x,
+        kernel,
+        precision=self.precision,
+        grad_precision=self.grad_precision,
+    )
+    if self.bias is not None:
+      shape = self._infer_broadcasted_bias_shape(equation, inputs, self.kernel)
+      y += jnp.reshape(self.bias[...].astype(dtype), shape)
+    return y
+
+
+class Embed(nnx.Embed):
+  """`nnx.Embed` that can quantize its table (rows are the vectors)."""
+
+  def __init__(
+      self,
+      num_embeddings: int,
+      features: int,
+      *,
+      embedding_quantizer: Quantizer | None = None,
+      rngs: nnx.Rngs,
+      **kwargs: Any,
+  ):
+    """Makes the layer.
+
+    Args:
+      num_embeddings: rows of the table.
+      features: length of a row.
+      embedding_quantizer: a `jbin.quantizers` member, or None; `axes=(0,)`
+        gives each row a scale.
+      rngs: as in `nnx.Embed`.
+      **kwargs: as in `nnx.Embed`.
+    """
+    super().__init__(num_embeddings, features, rngs=rngs, **kwargs)
+    self.embedding_quantizer = _quantizer.hold(embedding_quantizer, features)
+
+  def _table(self, dtype: Dtype) -> jax.Array:
+    return self.embedding_quantizer(self.embedding[...]).value.astype(dtype)
+
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """Integers of any shape to rows: (...) to (..., features)."""
+    if self.embedding_quantizer is None:
+      return super().__call__(inputs, out_sharding=out_sharding)
+    refuse("Embed", {"out_sharding": out_sharding})
+    if not jnp.issubdtype(inputs.dtype, jnp.integer):
+      raise errors.UserError(
+          f"Embed takes integers, got {inputs.dtype} of shape {inputs.shape}"
+      )
+    table = self._table(self.dtype or self.embedding.dtype)
+    return jnp.take(table, inputs, axis=0)
+
+  def attend(self, query: jax.Array, out_sharding: Any = None) -> jax.Array:
+    """Scores of `query` (..., features) against every row."""
+    if self.embedding_quantizer is None:
+      return super().attend(query, out_sharding=out_sharding)
+    refuse("Embed", {"out_sharding": out_sharding})
+    dtype = self.dtype or query.dtype
+    return jnp.dot(query.astype(dtype), self._table(dtype).T)

@@ -1,0 +1,95 @@
+"""Convolutions of low-bit tensors, channels last."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+
+from jbin.products import _core, _form
+
+Padding = str | Sequence[tuple[int, int]]
+
+
+def _numbers(ndim: int) -> lax.ConvDimensionNumbers:
+  """N, spatial, C for arrays and spatial, I, O for kernels."""
+  spatial = tuple(range(1, ndim - 1))
+  io = (0, ndim - 1, *spatial)
+  return lax.ConvDimensionNumbers(
+      io, (ndim - 1, ndim - 2, *range(ndim - 2)), io
+  )
+
+
+def _apply(
+    keywords: tuple[tuple[str, Any], ...],
+    lhs: jax.Array,
+    rhs: jax.Array,
+    total: Any,
+) -> jax.Array:
+  return lax.conv_general_dilated(
+      lhs,
+      rhs,
+      dimension_numbers=_numbers(lhs.ndim),
+      preferred_element_type=total,
+      **dict(keywords),
+  )
+
+
+def conv_general_dilated(
+    x: _core.Operand,
+    w: _core.Operand,
+    window_strides: Sequence[int],
+    padding: Padding,
+    *,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    feature_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+    form: _form.Form = "auto",
+    grad_precision: _core.GradPrecision = "float32",
+) -> jax.Array:
+  """`lax.conv_general_dilated`, channels last, of float or `Quantized`.
+
+  Forward and backward as in `dot_general`. Padding is the number 0, a third
+  value beside -1 and +1: what the papers' own code computes.
+
+  Args:
+    x: (N, spatial..., C).
+    w: (spatial..., C / groups, O).
+    window_strides: one for each spatial axis.
+    padding: "SAME", "VALID", or (low, high) for each spatial axis.
+    lhs_dilation: as in `lax.conv_general_dilated`.
+    rhs_dilation: as in `lax.conv_general_dilated`.
+    feature_group_count: groups of channels.
+    precision: of a float product.
+    form: as in `dot_general`.
+    grad_precision: as in `dot_general`.
+
+  Returns:
+    (N, spatial..., O), in the values' common dtype.
+  """
+  if not isinstance(padding, str):
+    padding = tuple((int(low), int(high)) for low, high in padding)
+  keywords = {
+      "window_strides": tuple(window_strides),
+      "padding": padding,
+      "lhs_dilation": None if lhs_dilation is None else tuple(lhs_dilation),
+      "rhs_dilation": None if rhs_dilation is None else tuple(rhs_dilation),
+      "feature_group_count": feature_group_count,
+      "precision": precision,
+  }
+  none = (None,) * (x.ndim - 1)
+  geometry = _core.Geometry(
+      apply=functools.partial(_apply, tuple(keywords.items())),
+      lhs_out=(0, *none),
+      rhs_out=(*none, x.ndim - 1),
+      out_ndim=x.ndim,
+      kind="conv",
+      groups=feature_group_count,
+  )
+  return _core.product(
+      x, w, geometry, form=form, grad_precision=grad_precision
+  )

@@ -1,0 +1,65 @@
+"""Uniform symmetric integers, the bound measured on the tensor itself."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jbin import errors, estimators
+from jbin.quantizers import _base
+
+
+@_base.REGISTRY.register
+@dataclasses.dataclass(frozen=True)
+class absmax(_base.Quantizer):  # noqa: N801 - called like a function
+  """Symmetric integers of 2 to 8 bits, scaled by the largest magnitude.
+
+  `L = 2^(p-1) - 1`, `s = max|x| / L` over all axes but `axes`, constant for
+  the gradient; forward `y = s * round(x / s)`, ties to even; backward
+  `dx = dy` (nothing is outside the range). At zero: 0. A channel of zeros
+  stays zeros, with a finite gradient.
+
+  Attributes:
+    p: bits, 2 to 8.
+    axes: the axes that keep a scale of their own. (-1,): each output channel
+      of a kernel. (0,): each example. (): one scale for the tensor.
+  """
+
+  p: int = 8
+  axes: tuple[int, ...] = (-1,)
+
+  def __post_init__(self) -> None:
+    """Checks the width."""
+    if not 2 <= self.p <= 8:
+      raise errors.UserError(f"absmax: p must be 2 to 8, got {self.p}")
+
+  @property
+  def bits(self) -> int:
+    """p."""
+    return self.p
+
+  def __call__(
+      self,
+      x: jax.Array,
+      *,
+      progress: jax.Array | None = None,
+      **variables: jax.Array,
+  ) -> _base.Quantized:
+    """Quantizes `x`, any shape that has the `axes`."""
+    del progress, variables
+    limit = 2 ** (self.p - 1) - 1
+    over = _base.other_axes(x.ndim, self.axes)
+    wide = x.astype(jnp.float32)
+    largest = jax.lax.stop_gradient(jnp.abs(wide).max(over, keepdims=True))
+    scale = jnp.where(largest > 0, largest, 1.0) / limit
+    codes = estimators.clipped_round(wide / scale, -limit, limit)
+    return _base.make(
+        codes,
+        scale,
+        bits=self.p,
+        levels=(-limit, limit),
+        dtype=x.dtype,
+        keep_scale=True,
+    )

@@ -1,0 +1,272 @@
+"""PokeBNN's quantizers: binary with a bound, 4 and 8 bits with EMA bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jbin import errors, estimators, schedules
+from jbin.quantizers import _base
+
+EPS = float(np.finfo(np.float32).eps)
+EDGE = 1 - 2.0**-7  # the share of the bound inside which gradients pass
+DECAY = 0.1  # of the running statistics
+STATISTICS = ("mean", "mean_abs", "mean_sq", "minimum", "maximum")
+
+
+def binary(x: jax.Array, bound: jax.Array) -> _base.Quantized:
+  """PokeBNN's binarizer of `x` for a given bound.
+
+  Forward `y = +-(B + eps) / 2`, plus at zero; backward
+  `dx = dy * [|x| < (1 - 2^-7) B]`.
+
+  Args:
+    x: floating, any shape.
+    bound: B, float32, positive, broadcasts with `x` (same rank), constant.
+  """
+  bound = jax.lax.stop_gradient(bound)
+  codes = estimators.ste_sign(x, EDGE * bound, edge="open")
+  return _base.make(codes, (bound + EPS) / 2, bits=1, levels=(-1, 1))
+
+
+def integer(
+    x: jax.Array,
+    bound: jax.Array,
+    bits: int,
+    signed: bool = True,
+    half_shift: bool = False,
+) -> _base.Quantized:
+  """PokeBNN's fake quantization to more than one bit, for a given bound.
+
+  signed: `L = 2^(p-1) - 1`, `s = L / (B + eps)`, forward
+  `y = floor(clip(x s, -L, L) + 1/2) / s`; backward 1 inside, 0 outside, 1/2
+  on the edge. unsigned: `s = 2^p / (B + eps)`, forward
+  `y = clip(floor(x s), 0, 2^p - 1) / s`; backward 1 inside, 1/2 in the lowest
+  and the highest bin, 0 outside. half shift: `L = 2^(p-1)`, forward
+  `y = (floor(clip(x s, -L + 2^-7, L - 2^-7)) + 1/2) / s`. At zero: 0, and
+  half a step with the half shift.
+
+  Args:
+    x: floating, any shape.
+    bound: B, float32, broadcasts with `x` (same rank), constant.
+    bits: p, 2 to 8.
+    signed: whether levels lie on both sides of zero.
+    half_shift: signed levels on half integers.
+  """
+  bound = jax.lax.stop_gradient(bound) + EPS
+  if signed:
+    limit = 2 ** (bits - 1) - (not half_shift)
+    inverse = limit / bound
+  else:
+    inverse = 2**bits / bound
+  steps = x.astype(jnp.float32) * inverse
+  shift = 2.0**-7
+  if half_shift:
+    codes = estimators.clipped_round(
+        steps, shift - limit, limit - shift, rounding="floor", edge="half"
+    )
+    codes, scale = 2 * codes + 1, 0.5 / inverse
+    levels = (1 - 2 * limit, 2 * limit - 1)
+  elif signed:
+    codes = estimators.clipped_round(
+        steps, -limit, limit, rounding="up", edge="half"
+    )
+    scale, levels = 1 / inverse, (-limit, limit)
+  else:
+    top = 2**bits - 1
+    codes = estimators.clipped_round(
+        steps, 0, top, rounding="floor", edge="half", clip_first=False
+    )
+    scale, levels = 1 / inverse, (0, top)
+  # The gradient of `steps` carries 1 / scale; multiplying the scale back on
+  # undoes it.
+  return _base.make(
+      codes, scale, bits=bits, levels=levels, dtype=x.dtype, keep_scale=True
+  )
+
+
+@_base.REGISTRY.register
+@dataclasses.dataclass(frozen=True)
+class poke_activation(_base.Quantizer):  # noqa: N801 - called like a function
+  """Binary activations with a constant bound (PokeBNN).
+
+  Forward `y = +-(B + eps) / 2`, plus at zero; backward
+  `dx = dy * [|x| < (1 - 2^-7) B]`: the bound sets the gradient's window and
+  the output's magnitude.
+
+  Attributes:
+    bound: B; a number or a schedule.
+
+  Reference: Zhang et al., 2022 (arXiv 2112.00133).
+  """
+
+  bound: schedules.Hyper = 3.0
+
+  @property
+  def bits(self) -> int:
+    """1."""
+    return 1
+
+  def __call__(
+      self,
+      x: jax.Array,
+      *,
+      progress: jax.Array | None = None,
+      **variables: jax.Array,
+  ) -> _base.Quantized:
+    """Binarizes activations `x` of any shape."""
+    del variables
+    bound = schedules.value(self.bound, progress)
+    return binary(x, jnp.full((1,) * x.ndim, bound, jnp.float32))
+
+
+@_base.REGISTRY.register
+@dataclasses.dataclass(frozen=True)
+class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
+  """Weights of 1 to 8 bits, bounded by their largest in each output channel.
+
+  Forward and backward as `binary` (p = 1) or signed `integer` with
+  `B = max |w|` over all axes but the last, constant for the gradient: the
+  largest weight of a binary channel never gets one (PokeBNN).
+
+  Attributes:
+    p: bits, 1 to 8.
+    start: the progress from which weights are quantized; floats before.
+
+  Reference: Zhang et al., 2022 (arXiv 2112.00133); AQT's legacy code.
+  """
+
+  p: int = 1
+  start: float = 0.0
+
+  @property
+  def bits(self) -> int:
+    """p."""
+    return self.p
+
+  @property
+  def scheduled(self) -> bool:
+    """Whether quantization starts later than training."""
+    return self.start > 0
+
+  def __call__(
+      self,
+      x: jax.Array,
+      *,
+      progress: jax.Array | None = None,
+      **variables: jax.Array,
+  ) -> _base.Quantized:
+    """Quantizes a kernel `x` whose last axis is the output channel."""
+    del variables
+    over = _base.other_axes(x.ndim, (-1,))
+    bound = jnp.abs(x.astype(jnp.float32)).max(over, keepdims=True)
+    on = binary(x, bound) if self.p == 1 else integer(x, bound, self.p)
+    if not self.scheduled:
+      return on
+    active = schedules.value(schedules.switch(self.start), progress) > 0
+    return _base.gate(active, on, x)
+
+
+@_base.REGISTRY.register
+@dataclasses.dataclass(frozen=True)
+class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
+  """Activations of 2 to 8 bits whose bounds are measured, then frozen.
+
+  While training, running statistics follow each channel's non-zero entries
+  (`v <- v + 0.1 (batch - v)`; a channel without any is left as it is). At the
+  first step whose progress reaches `start`, the bounds become
+  `max(|running max|, |running min|)` and stay. Before that `y = x`, after it
+  `y` is PokeBNN's signed or unsigned `integer`, with its gradient.
+
+  Attributes:
+    p: bits, 2 to 8.
+    start: the progress at which the bounds are set.
+    signed: whether levels lie on both sides of zero.
+    per_channel: a bound for each entry of the last axis, as PokeBNN has it
+      (such a scale varies along the contracted axis: fake quantization only),
+      or one for the tensor, which an integer product can pull out.
+
+  Reference: Zhang et al., 2022 (arXiv 2112.00133); AQT's legacy code. Differs
+  from the code in: statistics are of the global batch, minimum and maximum
+  too (the code averages those of the devices).
+  """
+
+  p: int = 8
+  start: float = 0.0
+  signed: bool = True
+  per_channel: bool = True
+
+  def __post_init__(self) -> None:
+    """Checks the width."""
+    if not 2 <= self.p <= 8:
+      raise errors.UserError(f"ema_bounds: p must be 2 to 8, got {self.p}")
+
+  @property
+  def bits(self) -> int:
+    """p."""
+    return self.p
+
+  @property
+  def scheduled(self) -> bool:
+    """True: the bounds are set at a certain progress."""
+    return True
+
+  def statistics(self, channels: int) -> Mapping[str, jax.Array]:
+    """Zeros, and bounds of -1, which say "not set yet"."""
+    size = channels if self.per_channel else 1
+    zeros = {name: jnp.zeros(size, jnp.float32) for name in STATISTICS}
+    return {"bounds": jnp.full(size, -1.0), **zeros}
+
+  def update(
+      self,
+      x: jax.Array,
+      *,
+      progress: jax.Array | None,
+      **statistics: jax.Array,
+  ) -> Mapping[str, jax.Array]:
+    """Running statistics after `x`, and the bounds once they are due."""
+    x = jax.lax.stop_gradient(x).astype(jnp.float32)
+    over = _base.other_axes(x.ndim, (-1,) if self.per_channel else ())
+    there = x != 0
+    count = there.sum(over)
+    some = jnp.maximum(count, 1)
+    batch = {
+        "mean": x.sum(over) / some,
+        "mean_abs": jnp.abs(x).sum(over) / some,
+        "mean_sq": jnp.square(x).sum(over) / some,
+        "minimum": jnp.where(there, x, jnp.inf).min(over),
+        "maximum": jnp.where(there, x, -jnp.inf).max(over),
+    }
+    new = {}
+    for name, value in batch.items():
+      old = statistics[name]
+      value = jnp.reshape(value, old.shape)
+      seen = jnp.reshape(count > 0, old.shape)
+      new[name] = jnp.where(seen, old + DECAY * (value - old), old)
+    bounds = statistics["bounds"]
+    due = schedules.value(schedules.switch(self.start), progress) > 0
+    due &= jnp.all(bounds < 0)
+    measured = jnp.maximum(jnp.abs(new["maximum"]), jnp.abs(new["minimum"]))
+    return {"bounds": jnp.where(due, measured, bounds), **new}
+
+  def __call__(
+      self,
+      x: jax.Array,
+      *,
+      progress: jax.Array | None = None,
+      **variables: jax.Array,
+  ) -> _base.Quantized:
+    """Quantizes activations `x`, channels last, with the bounds given."""
+    del progress
+    bounds = variables["bounds"]
+    on = integer(
+        x,
+        jnp.reshape(bounds, (1,) * (x.ndim - 1) + (-1,)),
+        self.p,
+        self.signed,
+    )
+    return _base.gate(jnp.any(bounds >= 0), on, x)

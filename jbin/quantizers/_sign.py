@@ -1,0 +1,43 @@
+"""BinaryNet: plain signs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from jbin import estimators, schedules
+from jbin.quantizers import _base
+
+
+@_base.REGISTRY.register
+@dataclasses.dataclass(frozen=True)
+class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
+  """The sign, scale 1 (BinaryNet: weights and activations).
+
+  Forward `y = +1 if x >= 0 else -1`; backward `dx = dy * [|x| <= clip]`.
+  At zero: +1. Reference: Hubara et al., 2016 (arXiv 1602.02830).
+
+  Attributes:
+    clip: the half width of the gradient's window; a number or a schedule.
+  """
+
+  clip: schedules.Hyper = 1.0
+
+  @property
+  def bits(self) -> int:
+    """1."""
+    return 1
+
+  def __call__(
+      self,
+      x: jax.Array,
+      *,
+      progress: jax.Array | None = None,
+      **variables: jax.Array,
+  ) -> _base.Quantized:
+    """Signs of `x`, any shape."""
+    del variables
+    clip = schedules.value(self.clip, progress)
+    codes = estimators.ste_sign(x, clip)
+    return _base.make(codes, None, bits=1, levels=(-1, 1))
