@@ -2,6 +2,6 @@
 
 from jbin.models._base import REGISTRY
 from jbin.models._pokebnn import pokebnn
-from jbin.models._resnet import resnet18, resnet50
+from jbin.models._resnet import resnet18, resnet20, resnet50
 
-__all__ = ["REGISTRY", "pokebnn", "resnet18", "resnet50"]
+__all__ = ["REGISTRY", "pokebnn", "resnet18", "resnet20", "resnet50"]

@@ -21,6 +21,9 @@ from jbin import bits, errors, nn, quantizers
 from jbin.models import _base
 
 
+STEM_FEATURES = 64  # at every width
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
   """Which quantizers the layers get; `quantized=False` gives none.
@@ -164,58 +167,58 @@ class Bottleneck(nnx.Module):
 
 
 class PokeInit(nnx.Module):
-  """The stem: an 8-bit convolution to 32 and a grouped one to 64 channels."""
+  """The stem: 8-bit, 4x4 with stride 4 to 32 channels, grouped 3x3 to 64."""
 
-  def __init__(
-      self,
-      in_features: int,
-      *,
-      patch: int,
-      recipe: Recipe,
-      rngs: nnx.Rngs,
-  ):
-    """Makes the stem.
-
-    Args:
-      in_features: channels of the image.
-      patch: 4 for the paper's 4x4 convolution of stride 4; 1 for a 3x3
-        convolution of stride 1, for images of 32 pixels and less.
-      recipe: the quantizers.
-      rngs: for the kernels.
-    """
+  def __init__(self, in_features: int, *, recipe: Recipe, rngs: nnx.Rngs):
+    """Makes the stem for images of `in_features` channels."""
     keywords: dict[str, Any] = {
         "use_bias": False,
+        "input_quantizer": recipe.activation(8),
         "kernel_quantizer": recipe.weight(8),
         "dtype": recipe.dtype,
         "rngs": rngs,
     }
-    size = 3 if patch == 1 else patch
     self.conv = nn.Conv(
-        in_features,
-        32,
-        (size, size),
-        (patch, patch),
-        padding="SAME" if patch == 1 else "VALID",
-        input_quantizer=recipe.activation(8),
-        **keywords,
+        in_features, 32, (4, 4), (4, 4), padding="VALID", **keywords
     )
     self.norm1 = _norm(32, recipe, rngs)
     self.dprelu1 = nn.DPReLU(32, dtype=recipe.dtype)
     self.conv_group = nn.Conv(
-        32,
-        64,
-        (3, 3),
-        feature_group_count=32,
-        input_quantizer=recipe.activation(8),
-        **keywords,
+        32, STEM_FEATURES, (3, 3), feature_group_count=32, **keywords
     )
-    self.norm2 = _norm(64, recipe, rngs)
-    self.dprelu2 = nn.DPReLU(64, dtype=recipe.dtype)
+    self.norm2 = _norm(STEM_FEATURES, recipe, rngs)
+    self.dprelu2 = nn.DPReLU(STEM_FEATURES, dtype=recipe.dtype)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(N, H, W, C) to (N, H / patch, W / patch, 64)."""
+    """(N, H, W, C) to (N, H / 4, W / 4, 64)."""
     x = self.dprelu1(self.norm1(self.conv(x)))
     return self.dprelu2(self.norm2(self.conv_group(x)))
+
+
+class SmallInit(nnx.Module):
+  """A stem for small images: one 8-bit 3x3 convolution of stride 1 to 64."""
+
+  def __init__(self, in_features: int, *, recipe: Recipe, rngs: nnx.Rngs):
+    """Makes the stem for images of `in_features` channels."""
+    self.conv = nn.Conv(
+        in_features,
+        STEM_FEATURES,
+        (3, 3),
+        use_bias=False,
+        input_quantizer=recipe.activation(8),
+        kernel_quantizer=recipe.weight(8),
+        dtype=recipe.dtype,
+        rngs=rngs,
+    )
+    self.norm = _norm(STEM_FEATURES, recipe, rngs)
+    self.dprelu = nn.DPReLU(STEM_FEATURES, dtype=recipe.dtype)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(N, H, W, C) to (N, H, W, 64)."""
+    return self.dprelu(self.norm(self.conv(x)))
+
+
+STEMS = {"patch4": PokeInit, "conv3": SmallInit}
 
 
 class PokeBNN(nnx.Module):
@@ -227,15 +230,15 @@ class PokeBNN(nnx.Module):
       stages: Sequence[int],
       num_classes: int,
       *,
-      patch: int,
+      stem: str,
       in_features: int,
       recipe: Recipe,
       rngs: nnx.Rngs,
   ):
     """Makes the network; see `pokebnn`."""
-    self.stem = PokeInit(in_features, patch=patch, recipe=recipe, rngs=rngs)
+    self.stem = STEMS[stem](in_features, recipe=recipe, rngs=rngs)
     blocks: list[Bottleneck] = []
-    channels = 64
+    channels = STEM_FEATURES
     for stage, (count, width) in enumerate(
         zip(stages, features, strict=True)
     ):
@@ -290,8 +293,8 @@ def pokebnn(
     num_classes: length of the logits.
     stages: bottlenecks in each stage; all stages but the first halve H and W.
     features: F of each stage; its output has 4 F channels.
-    stem: "patch4" (4x4 stride 4, the paper's) or "conv3" (3x3 stride 1, for
-      images of 32 pixels and less; not in the paper).
+    stem: "patch4", the paper's, or "conv3", one convolution of stride 1 for
+      images of 32 pixels and less (not in the paper).
     in_features: channels of the image.
     quantized: False for the float twin.
     weights_from: progress from which convolution kernels are quantized; the
@@ -305,9 +308,8 @@ def pokebnn(
   Raises:
     errors.UserError: for an unknown stem, or a width that leaves no channels.
   """
-  patches = {"patch4": 4, "conv3": 1}
-  if stem not in patches:
-    raise errors.UnknownName("stem", stem, patches)
+  if stem not in STEMS:
+    raise errors.UnknownName("stem", stem, STEMS)
   scaled = [int(width * count) for count in features]
   if min(scaled) < 1 or len(scaled) != len(stages):
     raise errors.UserError(
@@ -319,7 +321,7 @@ def pokebnn(
       scaled,
       stages,
       num_classes,
-      patch=patches[stem],
+      stem=stem,
       in_features=in_features,
       recipe=recipe,
       rngs=rngs,

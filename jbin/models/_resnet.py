@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (v1.5), float or at any pair of bits.
+"""ResNet-18, ResNet-50 (v1.5) and ResNet-20, float or at any pair of bits.
 
 The stride of a bottleneck is on its 3x3 convolution. `bits` names the
 quantizers; "float32" and "bfloat16" have none.
@@ -21,7 +21,9 @@ from flax import nnx
 from jbin import errors, nn, quantizers
 from jbin.models import _base
 
-_BITS = re.compile(r"w(?P<w>\d)(a(?P<a>\d)|_weightonly)?(?P<ends>_firstlast8)?")
+_BITS = re.compile(
+    r"w(?P<w>\d)(a(?P<a>\d)|_weightonly)?(_firstlast(?P<ends>8|float))?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ def parse_bits(text: str) -> BitPair:
   """Reads "float32", "bfloat16" ("bf16"), "w8a8", "w8", "w4a4_firstlast8".
 
   "w8" and "w8_weightonly" leave activations float; "_firstlast8" gives the
-  stem and the classifier 8 bits.
+  stem and the classifier 8 bits, "_firstlastfloat" leaves them float.
 
   Raises:
     errors.UserError: for anything else.
@@ -75,13 +77,16 @@ def parse_bits(text: str) -> BitPair:
   widths = found and [int(found[g]) for g in ("w", "a") if found[g]]
   if not found or not all(1 <= width <= 8 for width in widths or ()):
     raise errors.UserError(
-        f"bits {text!r}: write float32, bfloat16, wW, wWaA or wWaA_firstlast8"
-        " with W and A from 1 to 8, as in w8a8 or w4a4_firstlast8"
+        f"bits {text!r}: write float32, bfloat16, wW or wWaA, with W and A"
+        " from 1 to 8, and perhaps _firstlast8 or _firstlastfloat, as in w8a8"
+        " or w4a4_firstlast8"
     )
   activation = int(found["a"]) if found["a"] else None
   ends = None
-  if found["ends"]:
+  if found["ends"] == "8":
     ends = BitPair(8, 8 if activation else None)
+  elif found["ends"]:
+    ends = BitPair()
   return BitPair(int(found["w"]), activation, ends)
 
 
@@ -191,20 +196,35 @@ class ResNet(nnx.Module):
       stages: Sequence[int],
       num_classes: int,
       *,
+      first_width: int,
       bottleneck: bool,
+      small: bool,
       in_features: int,
       make: _Make,
   ):
-    """Makes the network; see `resnet50`."""
+    """Makes the network; see `resnet50`.
+
+    Args:
+      stages: blocks in each stage.
+      num_classes: length of the logits.
+      first_width: channels of the stem; each stage doubles them.
+      bottleneck: three convolutions in a block, else two.
+      small: a 3x3 stem of stride 1 without pooling, for small images.
+      in_features: channels of the image.
+      make: makes the layers.
+    """
     ends = make.bits.first_last
+    size, stride, edge = (3, 1, 1) if small else (7, 2, 3)
+    padding = ((edge, edge), (edge, edge))
+    self.small = small
     self.conv = make.conv(
-        in_features, 64, 7, 2, padding=((3, 3), (3, 3)), bits=ends
+        in_features, first_width, size, stride, padding=padding, bits=ends
     )
-    self.norm = make.norm(64)
+    self.norm = make.norm(first_width)
     blocks: list[Block] = []
-    channels = 64
+    channels = first_width
     for stage, count in enumerate(stages):
-      width = 64 * 2**stage
+      width = first_width * 2**stage
       for index in range(count):
         stride = 2 if stage > 0 and index == 0 else 1
         if bottleneck:
@@ -225,32 +245,17 @@ class ResNet(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) images to (N, num_classes) logits."""
     x = jax.nn.relu(self.norm(self.conv(x)))
-    x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    if not self.small:
+      x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     for block in self.blocks:
       x = block(x)
     return self.head(x.mean((1, 2)))
 
 
-def _resnet(
-    stages: Sequence[int],
-    bits: str,
-    num_classes: int,
-    bottleneck: bool,
-    in_features: int,
-    bounds_at: float,
-    dtype: Any,
-    rngs: nnx.Rngs,
-) -> ResNet:
+def _make(bits: str, bounds_at: float, dtype: Any, rngs: nnx.Rngs) -> _Make:
   if bits in ("bfloat16", "bf16"):
     dtype = jnp.bfloat16
-  make = _Make(parse_bits(bits), bounds_at, dtype, rngs)
-  return ResNet(
-      stages,
-      num_classes,
-      bottleneck=bottleneck,
-      in_features=in_features,
-      make=make,
-  )
+  return _Make(parse_bits(bits), bounds_at, dtype, rngs)
 
 
 @_base.REGISTRY.register
@@ -277,8 +282,14 @@ def resnet50(
   Raises:
     errors.UserError: if `bits` cannot be read.
   """
-  return _resnet(
-      (3, 4, 6, 3), bits, num_classes, True, in_features, bounds_at, dtype, rngs
+  return ResNet(
+      (3, 4, 6, 3),
+      num_classes,
+      first_width=64,
+      bottleneck=True,
+      small=False,
+      in_features=in_features,
+      make=_make(bits, bounds_at, dtype, rngs),
   )
 
 
@@ -294,18 +305,41 @@ def resnet18(
 ) -> ResNet:
   """ResNet-18, float or with weights and activations of 1 to 8 bits.
 
-  Args:
-    bits: see `parse_bits`.
-    num_classes: length of the logits.
-    in_features: channels of the image.
-    bounds_at: progress at which the bounds of activations of 2 to 8 bits are
-      set and quantization of them begins.
-    dtype: of the computation ("bfloat16" in `bits` sets it too).
-    rngs: for the parameters.
-
-  Raises:
-    errors.UserError: if `bits` cannot be read.
+  Arguments and errors as for `resnet50`.
   """
-  return _resnet(
-      (2, 2, 2, 2), bits, num_classes, False, in_features, bounds_at, dtype, rngs
+  return ResNet(
+      (2, 2, 2, 2),
+      num_classes,
+      first_width=64,
+      bottleneck=False,
+      small=False,
+      in_features=in_features,
+      make=_make(bits, bounds_at, dtype, rngs),
+  )
+
+
+@_base.REGISTRY.register
+def resnet20(
+    bits: str = "float32",
+    num_classes: int = 10,
+    *,
+    width: int = 16,
+    in_features: int = 3,
+    bounds_at: float = 0.06,
+    dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+) -> ResNet:
+  """ResNet-20 for images of 32 pixels, float or of 1 to 8 bits.
+
+  Arguments and errors as for `resnet50`; `width` is the channels of the stem.
+  Differs from the paper in: projections where shapes change (option B).
+  """
+  return ResNet(
+      (3, 3, 3),
+      num_classes,
+      first_width=width,
+      bottleneck=False,
+      small=True,
+      in_features=in_features,
+      make=_make(bits, bounds_at, dtype, rngs),
   )

@@ -56,10 +56,9 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
     """Quantizes weights `x` of any shape."""
     del progress, variables
     if self.k == 1:
-      scale = jnp.abs(x.astype(jnp.float32)).mean(keepdims=True)
       return _base.make(
           estimators.ste_sign(x, None),
-          jax.lax.stop_gradient(scale),
+          _base.mean_magnitude(x, range(x.ndim)),
           bits=1,
           levels=(-1, 1),
       )

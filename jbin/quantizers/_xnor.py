@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from jbin import estimators
 from jbin.quantizers import _base
@@ -50,8 +49,7 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     """Scaled signs of `x`, any shape that has the `axes`."""
     del progress, variables
     over = _base.other_axes(x.ndim, self.axes)
-    magnitude = jnp.abs(x.astype(jnp.float32))
-    scale = jax.lax.stop_gradient(magnitude.mean(over, keepdims=True))
+    scale = _base.mean_magnitude(x, over)
     codes = estimators.ste_sign(x, 1.0)
     return _base.make(
         codes, scale, bits=1, levels=(-1, 1), keep_scale=self.keep_scale

@@ -439,7 +439,7 @@ def _stem_paths(z: Vectors, prefix: str = "params/") -> dict[str, tuple]:
 
 def poke_init(z: Vectors):
   def make(recipe: poke.Recipe):
-    stem = poke.PokeInit(3, patch=4, recipe=recipe, rngs=nnx.Rngs(0))
+    stem = poke.PokeInit(3, recipe=recipe, rngs=nnx.Rngs(0))
     if not recipe.quantized:
       kept = {k: v for k, v in z.items() if not k.startswith("get_bounds")}
       _load(stem, kept, paths)

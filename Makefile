@@ -1,0 +1,69 @@
+# On a fresh machine with Python 3.11 or later and make:
+#   make quickstart   installs, trains a 1-bit net and its float twin, reports
+#   make test         installs, lints and tests
+# The second time both are quick: the environment and the runs are kept.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs/quickstart
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test test-slow lint format clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+quickstart: $(VENV)/.installed ## train a 1-bit net on real digits, CPU, minutes
+	$(BIN)/python -m jbin train --config=configs/quickstart.py \
+	  --workdir=$(RUNS)/binary
+	$(BIN)/python -m jbin train --config=configs/quickstart.py:float \
+	  --workdir=$(RUNS)/float
+	$(BIN)/python -m jbin report \
+	  --workdirs=$(RUNS)/binary,$(RUNS)/float --out=$(RUNS)/report
+
+test: $(VENV)/.installed-dev ## ruff and the quick tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev ## the tests of more than ten seconds each
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-dev ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment, caches and build products; runs stay
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis build dist \
+	  *.egg-info
+
+# Stamps, not .venv/bin/python, say what is there: a creation that failed half
+# way leaves a python behind.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jbin needs Python 3.11 or later; name one: make PYTHON=..."; \
+	    exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "python3 -m venv does not work here; on Debian:" \
+	    "apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/.created
+	@echo "Installing into $(VENV) (once; it takes a minute or two)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(VENV)/.created
+	@echo "Installing into $(VENV) (once; it takes a minute or two)"
+	$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.installed $@

@@ -1,0 +1,1 @@
+"""The commands, one file each; `jbin.__main__` calls them by name."""

@@ -1,0 +1,103 @@
+"""The primitives of JAX by what they mean for cost."""
+
+from __future__ import annotations
+
+
+def _names(text: str) -> frozenset[str]:
+  return frozenset(text.split())
+
+
+# Primitives that call one inner jaxpr with their own operands, and the
+# parameter that holds it.
+CALLS = {
+  "jit": "jaxpr",
+  "pjit": "jaxpr",
+  "closed_call": "call_jaxpr",
+  "core_call": "call_jaxpr",
+  "call": "call_jaxpr",
+  "remat": "jaxpr",
+  "remat2": "jaxpr",
+  "checkpoint": "jaxpr",
+  "custom_jvp_call": "call_jaxpr",
+  "custom_vjp_call": "call_jaxpr",
+  "custom_vjp_call_jaxpr": "fun_jaxpr",
+  "custom_vmap_call": "call",
+  "custom_partitioning": "call",
+  "composite": "jaxpr",
+  "shard_map": "jaxpr",
+}
+
+# The value is the same: bits, scales and axes stay.
+IDENTITIES = _names(
+  "convert_element_type copy copy_p stop_gradient reduce_precision"
+  " optimization_barrier device_put sharding_constraint layout_constraint"
+  " reshard mesh_cast pvary pbroadcast vary_unreduced_cast_p"
+  " reduced_vary_cast_p preduced pin unpin neg"
+)
+
+# One scalar operation for each element of the result.
+ELEMENTWISE = _names(
+  "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e"
+  " bessel_i1e bitcast_convert_type cbrt ceil clamp clz complex conj cos cosh"
+  " digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma"
+  " igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log"
+  " log1p logistic lt lt_to max min mul mulhi ne neg nextafter not or"
+  " polygamma pow real reciprocal regularized_incomplete_beta rem round rsqrt"
+  " select_n shift_left shift_right_arithmetic shift_right_logical sign sin"
+  " sinh sqrt square sub tan tanh xor zeta"
+)
+
+# One scalar operation for each element of the operand.
+REDUCTIONS = _names(
+  "argmax argmin reduce reduce_and reduce_max reduce_min reduce_or"
+  " reduce_prod reduce_sum reduce_xor"
+)
+
+# One scalar operation for each element of each window.
+WINDOWS = _names(
+  "reduce_window reduce_window_max reduce_window_min reduce_window_sum"
+)
+
+# Data movement and bookkeeping: no arithmetic to speak of.
+FREE = _names(
+  "after_all axis_index broadcast_in_dim broadcast_to concatenate"
+  " create_token debug_callback debug_print dimension_size"
+  " dynamic_slice dynamic_update_slice empty empty2 from_edtype gather"
+  " inspect_sharding iota iota_2x32_shape name pad rev reshape"
+  " scatter select_and_gather_add slice split squeeze stack tie"
+  " tile to_edtype transpose unstack zeros_like random_bits random_clone"
+  " random_fold_in random_seed random_split random_unwrap random_wrap"
+  " rng_bit_generator rng_uniform threefry2x32 philox2x32 shape_assertion"
+  " check platform_index with_memory_space_constraint"
+)
+
+# One scalar operation for each element of the updates.
+SCATTERS = _names("scatter-add scatter-max scatter-min scatter-mul scatter-sub")
+
+COUNTED = IDENTITIES | ELEMENTWISE | REDUCTIONS | WINDOWS | SCATTERS | FREE
+
+# Why a primitive that no rule covers is listed and not guessed at.
+REASONS = {
+  "while": "the number of trips is not known before the program runs",
+  "pallas_call": "a kernel is opaque to the counter",
+  "ffi_call": "a foreign function is opaque to the counter",
+  "custom_call": "a foreign function is opaque to the counter",
+  "pure_callback": "a call into Python is opaque to the counter",
+  "io_callback": "a call into Python is opaque to the counter",
+  "ragged_dot_general": "the rows of each group are known at run time only",
+  "population_count": "it may be a product of packed bits",
+  "cumsum": "its additions depend on the algorithm of the device",
+  "cumprod": "its products depend on the algorithm of the device",
+  "cummax": "its comparisons depend on the algorithm of the device",
+  "cummin": "its comparisons depend on the algorithm of the device",
+  "cumlogsumexp": "its operations depend on the algorithm of the device",
+  "sort": "its comparisons depend on the algorithm of the device",
+  "top_k": "its comparisons depend on the algorithm of the device",
+  "fft": "its butterflies are no product of this form",
+  "psum": "communication between devices is not arithmetic",
+  "all_gather": "communication between devices is not arithmetic",
+  "all_to_all": "communication between devices is not arithmetic",
+  "ppermute": "communication between devices is not arithmetic",
+  "reduce_scatter": "communication between devices is not arithmetic",
+}
+NO_RULE = "jbin.cost has no rule for this primitive"

@@ -1,0 +1,229 @@
+"""From a function or module to its jaxpr, with every input's meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.extend import core
+
+from jbin import errors
+from jbin.cost._values import Value, long_dims
+
+_ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+# Kinds of parameters, as reports list them.
+KINDS: tuple[str, ...] = ("kernel", "bias", "bn", "dprelu", "other")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+  """A parameter of the program: its number of elements and its kind."""
+
+  size: int
+  kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A traced function."""
+
+  jaxpr: core.ClosedJaxpr
+  values: list[Value]
+  # One for each input of the jaxpr.
+  inputs: list[tuple[int, ...]]
+  # Shapes of the inputs that are data.
+  parameters: dict[str, Parameter]
+  # By path, in the order of the program's inputs.
+  batch_stats: int
+  # Elements of the running statistics of batch norms.
+
+
+@dataclasses.dataclass
+class _Inputs:
+  """The flat inputs, collected one argument after another."""
+
+  avals: list[jax.ShapeDtypeStruct] = dataclasses.field(default_factory=list)
+  values: list[Value] = dataclasses.field(default_factory=list)
+  shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+  parameters: dict[str, Parameter] = dataclasses.field(default_factory=dict)
+  batch_stats: int = 0
+
+  def add(self, leaf: Any, *, path: str | None, data: bool) -> int:
+    """Takes one array; returns its place."""
+    shape = tuple(leaf.shape)
+    self.avals.append(jax.ShapeDtypeStruct(shape, leaf.dtype))
+    self.values.append(Value(origin=path, data=data, varies=long_dims(shape)))
+    if data:
+      self.shapes.append(shape)
+    return len(self.avals) - 1
+
+
+Rebuild = Callable[[Sequence[Any]], Any]
+
+
+def trace(
+  fn: Callable[..., Any], args: Sequence[Any], weights: Sequence[int]
+) -> Program:
+  """Traces `fn(*args)` on abstract values; modules are viewed for evaluation.
+
+  Raises:
+    errors.UserError: if `fn` cannot be called, if a number in `weights` is not
+      that of an argument, or if `fn` closes over abstract arrays.
+  """
+  if not callable(fn):
+    raise errors.UserError(
+      f"cost.count needs a function or an NNX module, got {type(fn).__name__}"
+    )
+  if wrong := [i for i in weights if not 0 <= i < len(args)]:
+    raise errors.UserError(
+      f"weights={wrong} names no argument of {len(args)}; give the positions"
+      " of the arguments that are parameters, counted from 0"
+    )
+  if inspect.ismethod(fn) and isinstance(fn.__self__, nnx.Module):
+    fn, args = fn.__func__, (fn.__self__, *args)
+    weights = [i + 1 for i in weights]
+  parts = (fn, *args)
+  modules = [
+    leaf
+    for part in parts
+    for leaf in jax.tree.leaves(part, is_leaf=_is_module)
+    if _is_module(leaf)
+  ]
+  inputs = _Inputs()
+  alone = len(modules) + len(weights) == 1
+  rebuild = [
+    _part(part, f"arg{i - 1}", alone, inputs, is_weight=i - 1 in weights)
+    for i, part in enumerate(parts)
+  ]
+
+  def program(*leaves: Any) -> list[Any]:
+    call, *rest = (make(leaves) for make in rebuild)
+    return [x for x in jax.tree.leaves(call(*rest)) if _is_array(x)]
+
+  try:
+    jaxpr = jax.make_jaxpr(program)(*inputs.avals)
+  except TypeError as error:
+    if "ShapeDtypeStruct" not in str(error):
+      raise
+    raise errors.UserError(
+      "the function closes over an abstract array or module; give it to"
+      " cost.count as an argument of the function"
+    ) from error
+  return Program(
+    jaxpr,
+    inputs.values,
+    inputs.shapes,
+    inputs.parameters,
+    inputs.batch_stats,
+  )
+
+
+def _is_module(x: Any) -> bool:
+  return isinstance(x, nnx.Module)
+
+
+def _is_array(x: Any) -> bool:
+  return isinstance(x, _ARRAYS)
+
+
+def _part(
+  part: Any, name: str, alone: bool, inputs: _Inputs, *, is_weight: bool
+) -> Rebuild:
+  """Registers the arrays of one argument; returns how to put it together.
+
+  Paths begin with the argument's name unless it alone holds parameters.
+  """
+  prefix = "" if alone else name
+  leaves, tree = jax.tree_util.tree_flatten_with_path(part, is_leaf=_is_module)
+  makers: list[Rebuild] = []
+  for keys, leaf in leaves:
+    path = _join(prefix, *(_key(k) for k in keys))
+    if _is_module(leaf):
+      makers.append(_module(leaf, path, inputs))
+    elif _is_array(leaf):
+      origin = (path or name) if is_weight else None
+      place = inputs.add(leaf, path=origin, data=not is_weight)
+      if origin is not None:
+        size = math.prod(leaf.shape)
+        inputs.parameters[origin] = Parameter(size, _kind_by_name(origin))
+      makers.append(lambda xs, place=place: xs[place])
+    else:
+      makers.append(lambda xs, leaf=leaf: leaf)
+  return lambda xs: jax.tree.unflatten(tree, [make(xs) for make in makers])
+
+
+def _module(module: nnx.Module, prefix: str, inputs: _Inputs) -> Rebuild:
+  """Registers the state of a module, parameters by their paths."""
+  module = nnx.view(
+    module,
+    raise_if_not_found=False,
+    deterministic=True,
+    use_running_average=True,
+  )
+  graphdef, state = nnx.split(module)
+  owners = _owners(module)
+  variables: dict[Any, Any] = dict(nnx.to_flat_state(state))
+  leaves, tree = jax.tree_util.tree_flatten_with_path(state)
+  places: list[int] = []
+  for keys, leaf in leaves:
+    raw = tuple(getattr(k, "key", getattr(k, "name", None)) for k in keys)
+    path = next(raw[:n] for n in range(len(raw), 0, -1) if raw[:n] in variables)
+    name = _join(prefix, *map(str, path))
+    owner = _owner(owners, path)
+    size = math.prod(leaf.shape)
+    is_param = isinstance(variables[path], nnx.Param)
+    places.append(inputs.add(leaf, path=name if is_param else None, data=False))
+    if is_param:
+      kind = owner or _kind_by_name(name)
+      inputs.parameters[name] = Parameter(size, kind)
+    elif owner == "bn" and isinstance(variables[path], nnx.BatchStat):
+      inputs.batch_stats += size
+
+  def rebuild(xs: Sequence[Any]) -> nnx.Module:
+    filled = jax.tree.unflatten(tree, [xs[place] for place in places])
+    return nnx.merge(graphdef, filled)
+
+  return rebuild
+
+
+def _owners(module: nnx.Module) -> dict[tuple[Any, ...], str]:
+  """Paths of the modules whose parameters reports list apart."""
+  found = {}
+  for path, part in nnx.iter_modules(module):
+    names = {cls.__name__ for cls in type(part).__mro__}
+    if "BatchNorm" in names:
+      found[tuple(path)] = "bn"
+    elif "DPReLU" in names:
+      found[tuple(path)] = "dprelu"
+  return found
+
+
+def _owner(
+  owners: dict[tuple[Any, ...], str], path: tuple[Any, ...]
+) -> str | None:
+  for n in range(len(path)):
+    if path[:n] in owners:
+      return owners[path[:n]]
+  return None
+
+
+def _kind_by_name(path: str) -> str:
+  last = path.rsplit("/", 1)[-1]
+  return last if last in ("kernel", "bias") else "other"
+
+
+def _key(key: Any) -> str:
+  for attribute in ("key", "idx", "name"):
+    if hasattr(key, attribute):
+      return str(getattr(key, attribute))
+  return str(key)
+
+
+def _join(*parts: str) -> str:
+  return "/".join(part for part in parts if part)

@@ -1,0 +1,20 @@
+"""Data: one file per source; `jbin.data.NAME(...)` makes a `Dataset`.
+
+Importing this room loads neither grain nor what a source reads with; each is
+imported when it is first needed.
+"""
+
+from jbin.data._base import REGISTRY, Batch, Dataset, Reader
+from jbin.data.digits import digits
+from jbin.data.synthetic import synthetic
+from jbin.data.tfds import tfds
+
+__all__ = [
+  "REGISTRY",
+  "Batch",
+  "Dataset",
+  "Reader",
+  "digits",
+  "synthetic",
+  "tfds",
+]

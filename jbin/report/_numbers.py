@@ -1,0 +1,70 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+NONE = "–"
+_UNITS = ("", "k", "M", "G", "T", "P", "E")
+
+
+def short(n: float) -> str:
+  """Three digits and a decimal prefix: 4.22 G."""
+  return _scaled(n, "")
+
+
+def tick(n: float) -> str:
+  """As `short`, without zeros that say nothing: 20 M."""
+  digits, _, prefix = short(n).partition(" ")
+  return f"{float(digits):g} {prefix}".rstrip()
+
+
+def size(n: float) -> str:
+  """A number of bytes: 6.45 MB."""
+  return _scaled(n, "B")
+
+
+def _scaled(n: float, unit: str) -> str:
+  power = 0
+  # 999.5 would print as 1000 with three digits: it is 1 of the next unit.
+  while abs(n) >= 999.5 and power < len(_UNITS) - 1:
+    n /= 1000
+    power += 1
+  digits = 0 if power == 0 and float(n).is_integer() else _decimals(n)
+  return f"{n:.{digits}f} {_UNITS[power]}{unit}".rstrip()
+
+
+def _decimals(n: float) -> int:
+  return 2 if abs(n) < 9.995 else 1 if abs(n) < 99.95 else 0
+
+
+def exact(n: float) -> str:
+  """All digits, grouped by commas."""
+  return f"{int(n):,}" if float(n).is_integer() else f"{n:,.2f}"
+
+
+def percent(share: float | None) -> str:
+  """98.61 %, for a share in [0, 1]; a dash for None, NaN spelt out."""
+  if share is None:
+    return NONE
+  return "not finite" if not math.isfinite(share) else f"{100 * share:.2f} %"
+
+
+def value(x: float | None) -> str:
+  """Four significant digits; a dash for None, NaN spelt out."""
+  if x is None:
+    return NONE
+  return "not finite" if not math.isfinite(x) else f"{x:.4g}"
+
+
+def ratio(whole: float, part: float) -> str:
+  """How many times `part` fits into `whole`: 878x."""
+  if not part or not whole:
+    return NONE
+  n = whole / part
+  return f"{n:,.{_decimals(n)}f}x" if n != 1 else "1x"
+
+
+def pair(bits: tuple[int, int]) -> str:
+  """1x1 with a multiplication sign."""
+  return f"{bits[0]}×{bits[1]}"

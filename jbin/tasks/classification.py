@@ -1,0 +1,55 @@
+"""Classification: cross entropy against labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+from jbin import errors
+from jbin.tasks import _base
+
+
+@_base.REGISTRY.register
+def classification(label_smoothing: float = 0.0) -> Classification:
+  """Cross entropy against labels; top-1 and top-5 accuracy.
+
+  loss = mean_n -sum_c q_nc log_softmax(logits)_nc with
+  q = (1 - label_smoothing) * onehot + label_smoothing / classes.
+
+  Args:
+    label_smoothing: from 0 to below 1.
+
+  Raises:
+    errors.UserError: if it is outside.
+  """
+  if not 0.0 <= label_smoothing < 1.0:
+    raise errors.UserError(
+      f"label_smoothing is {label_smoothing}; it must be from 0 to below 1"
+    )
+  return Classification(label_smoothing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """The task that `classification` makes."""
+
+  label_smoothing: float
+  teacher: None = None
+
+  def loss(
+    self,
+    model: _base.Model,
+    batch: Mapping[str, jax.Array],
+    teacher: _base.Model | None = None,
+    progress: jax.typing.ArrayLike | None = None,
+  ) -> tuple[jax.Array, _base.Metrics]:
+    """See `Task.loss`; metrics: loss, accuracy, top5_accuracy."""
+    del teacher, progress
+    logits, labels = model(batch["image"]), batch["label"]
+    weight = _base.weights(batch)
+    each = _base.hard_cross_entropy(logits, labels, self.label_smoothing)
+    metrics = {"loss": _base.total(each, weight)}
+    metrics |= _base.accuracies(logits, labels, weight)
+    return _base.mean(each, weight), metrics

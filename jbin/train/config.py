@@ -1,0 +1,318 @@
+"""The config: a `ConfigDict` becomes typed and frozen here, once.
+
+Below this border nothing sees a config, only arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from jbin import errors
+
+_REST = {"rest": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """A member of a registry, and what to call it with."""
+
+  name: str
+  # Its name in the registry of its family; see `jbin list`.
+  kwargs: Mapping[str, Any] = dataclasses.field(
+    default_factory=dict, metadata=_REST
+  )
+  # All other keys: its keyword arguments.
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """How gradients become updates."""
+
+  name: str
+  # "adam", "adamw", "sgd"; see `jbin list optimizers`.
+  learning_rate: float | Named
+  # A number, or a schedule of progress: {name: "cosine", start: 0.1, ...}.
+  weight_decay: float = 0.0
+  # Factor; over parameters of two axes and more (kernels) only.
+  weight_decay_mode: str = "decoupled"
+  # "l2": gradient of 0.5 * weight_decay * sum w^2, goes through the optimizer;
+  # "decoupled": w -= learning_rate * weight_decay * w, beside it.
+  clip_norm: float = 0.0
+  # Largest global norm of the gradient; 0: no clipping.
+  kwargs: Mapping[str, Any] = dataclasses.field(
+    default_factory=dict, metadata=_REST
+  )
+  # All other keys: arguments of that optimizer (b1, momentum, ...).
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """How the devices are arranged; one axis may be -1: all that are left."""
+
+  data: int = -1
+  # Devices along which only the batch is split.
+  fsdp: int = 1
+  # Devices along which parameters, optimizer and batch are split.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One run."""
+
+  steps: int
+  # Training steps in all.
+  batch_size: int
+  # Examples in a step, over all devices and hosts.
+  model: Named
+  # A model of `jbin list models`, with its arguments.
+  data: Named
+  # A data source of `jbin list data`, with its arguments.
+  optimizer: Optimizer
+  # Optimizer, learning rate, weight decay, clipping.
+  task: Named = Named("classification")
+  # A task of `jbin list tasks`, with its arguments.
+  mesh: Mesh = Mesh()
+  # Devices by axis.
+  seed: int = 0
+  # Of parameters, dropout, data order and augmentation.
+  image_size: int = 0
+  # Pixels along a side; 0: the data set's own.
+  dtype: str = "float32"
+  # Of the computation, "float32" or "bfloat16"; parameters are float32.
+  eval_batch_size: int = 0
+  # Examples in an evaluation step; 0: as batch_size.
+  log_every: int = 50
+  # Steps; a line in metrics.jsonl is the mean over them.
+  eval_every: int = 0
+  # Steps between evaluations; 0: at the end only.
+  checkpoint_every: int = 1000
+  # Steps between checkpoints; 0: at the end only.
+  keep: int = 3
+  # Checkpoints kept, the newest ones.
+  workers: int = 0
+  # Processes on each host that read data ahead; 0: one thread does.
+  tensorboard: bool = False
+  # Also write events for TensorBoard (needs the extra `tensorboard`).
+
+
+# What may differ when a run goes on: it changes nothing that a step computes,
+# but for rounding (mesh), or is a longer run on purpose (steps).
+MAY_CHANGE = frozenset(
+  {
+    "steps",
+    "mesh",
+    "log_every",
+    "eval_batch_size",
+    "eval_every",
+    "checkpoint_every",
+    "keep",
+    "workers",
+    "tensorboard",
+  }
+)
+
+
+def from_mapping(values: Any) -> Config:
+  """Reads and checks a config.
+
+  Args:
+    values: a `ConfigDict` or a dict, nested as the classes of this module.
+
+  Raises:
+    errors.UserError: for an unknown or missing key, a wrong type or an
+      impossible value; the message names the key, the rule and near misses.
+  """
+  config = _dataclass(Config, _plain(values), "config")
+  _check(config)
+  return config
+
+
+def named(values: Mapping[str, Any], path: str) -> Named:
+  """Reads `{"name": ..., **arguments}`; `path` names it in errors."""
+  return _dataclass(Named, _plain(values), path)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+  """The inverse of `from_mapping`, of what JSON knows only."""
+  out: dict[str, Any] = {}
+  for field in dataclasses.fields(config):
+    item = getattr(config, field.name)
+    if field.metadata.get("rest"):
+      out.update(_json(item))
+    elif dataclasses.is_dataclass(item):
+      out[field.name] = to_mapping(item)
+    else:
+      out[field.name] = item
+  return out
+
+
+def differences(mine: Config, other: Mapping[str, Any]) -> list[str]:
+  """What keeps a run with config `mine` from going on with one of `other`.
+
+  Args:
+    mine: the config of now.
+    other: what `to_mapping` made of the earlier one.
+
+  Returns:
+    "key: earlier -> now" for each key that differs and may not.
+  """
+  now = _flat(to_mapping(mine))
+  was = _flat(_plain(other))
+  return [
+    f"{key}: {was.get(key, 'unset')!r} -> {now.get(key, 'unset')!r}"
+    for key in sorted({*now, *was})
+    if key.split(".")[0] not in MAY_CHANGE and now.get(key) != was.get(key)
+  ]
+
+
+# --- From mapping to dataclass ---------------------------------------------
+
+
+def _plain(values: Any) -> Any:
+  """`values` with each ConfigDict as a dict and each JSON list as a tuple."""
+  if hasattr(values, "items"):
+    return {str(key): _plain(item) for key, item in values.items()}
+  if isinstance(values, list | tuple):
+    return tuple(_plain(item) for item in values)
+  return values
+
+
+def _json(values: Any) -> Any:
+  if isinstance(values, Mapping):
+    return {key: _json(item) for key, item in values.items()}
+  if isinstance(values, tuple):
+    return [_json(item) for item in values]
+  if values is None or isinstance(values, bool | int | float | str):
+    return values
+  return repr(values)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  out: dict[str, Any] = {}
+  for key, item in values.items():
+    if isinstance(item, Mapping):
+      out |= _flat(item, f"{prefix}{key}.")
+    else:
+      out[prefix + key] = _plain(item)
+  return out
+
+
+def _dataclass(cls: type[Any], values: Any, path: str) -> Any:
+  if not isinstance(values, Mapping):
+    if cls is Named and isinstance(values, str):
+      return Named(values)
+    raise errors.UserError(
+      f"{path} is {values!r}; it must be a group of keys"
+      f" ({', '.join(_keys(cls))})"
+    )
+  hints = typing.get_type_hints(cls)
+  found: dict[str, Any] = {}
+  left = dict(values)
+  rest = None
+  for field in dataclasses.fields(cls):
+    if field.metadata.get("rest"):
+      rest = field.name
+    elif field.name in left:
+      item = left.pop(field.name)
+      found[field.name] = _typed(item, hints[field.name], _at(path, field.name))
+    elif field.default is dataclasses.MISSING:
+      raise errors.UserError(
+        f"the config has no key '{_at(path, field.name)}', which it needs"
+        + _near(field.name, left)
+      )
+  if rest is not None:
+    found[rest] = left
+  elif left:
+    key = next(iter(left))
+    raise errors.UserError(
+      f"unknown config key '{_at(path, key)}'"
+      + (_near(key, _keys(cls)) or f"; known: {', '.join(_keys(cls))}")
+    )
+  return cls(**found)
+
+
+def _keys(cls: type[Any]) -> list[str]:
+  fields = dataclasses.fields(cls)
+  return [field.name for field in fields if not field.metadata.get("rest")]
+
+
+def _at(path: str, key: str) -> str:
+  return key if path == "config" else f"{path}.{key}"
+
+
+def _near(key: str, known: typing.Iterable[str]) -> str:
+  near = difflib.get_close_matches(key, list(known), n=3, cutoff=0.6)
+  return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _typed(value: Any, hint: Any, path: str) -> Any:
+  if isinstance(hint, types.UnionType):  # float | Named
+    number = not (isinstance(value, Mapping | str))
+    return _typed(value, typing.get_args(hint)[0 if number else 1], path)
+  if dataclasses.is_dataclass(hint):
+    return _dataclass(typing.cast(type[Any], hint), value, path)
+  is_int = isinstance(value, int) and not isinstance(value, bool)
+  if hint is float and (is_int or isinstance(value, float)):
+    return float(value)
+  if hint is int and is_int:
+    return value
+  if hint in (bool, str) and isinstance(value, hint):
+    return value
+  kinds = {int: "a whole number", float: "a number", bool: "True or False"}
+  raise errors.UserError(
+    f"config key '{path}' is {value!r}; it must be"
+    f" {kinds.get(hint, 'a string')}"
+  )
+
+
+# --- Values that make no run ------------------------------------------------
+
+
+def _check(config: Config) -> None:
+  least = {
+    "steps": 1,
+    "batch_size": 1,
+    "log_every": 1,
+    "keep": 1,
+    "image_size": 0,
+    "eval_batch_size": 0,
+    "eval_every": 0,
+    "checkpoint_every": 0,
+    "workers": 0,
+    "seed": 0,
+  }
+  for key, bound in least.items():
+    if getattr(config, key) < bound:
+      raise errors.UserError(
+        f"config key '{key}' is {getattr(config, key)}; it must be {bound} or"
+        " more"
+      )
+  for key in ("data", "fsdp"):
+    size = getattr(config.mesh, key)
+    if size < 1 and size != -1:
+      raise errors.UserError(
+        f"config key 'mesh.{key}' is {size}; it must be 1 or more devices, or"
+        " -1 for all that are left"
+      )
+  for key in ("weight_decay", "clip_norm"):
+    if not getattr(config.optimizer, key) >= 0:
+      raise errors.UserError(
+        f"config key 'optimizer.{key}' is {getattr(config.optimizer, key)}; it"
+        " must be 0 or more"
+      )
+  _choice("dtype", config.dtype, ("float32", "bfloat16"))
+  mode = config.optimizer.weight_decay_mode
+  _choice("optimizer.weight_decay_mode", mode, ("l2", "decoupled"))
+
+
+def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise errors.UserError(
+      f"config key '{key}' is {value!r}; it must be"
+      f" {' or '.join(map(repr, known))}"
+    )

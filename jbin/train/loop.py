@@ -1,0 +1,462 @@
+"""The training loop, top to bottom.
+
+config -> mesh -> data -> model and optimizer, created sharded -> compiled step
+-> evaluation -> checkpoint -> metrics -> report. `run` is the whole way, and
+stopping it at any step and calling it again goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from flax import nnx
+from jax.sharding import Mesh
+
+from jbin import data, schedules, tasks
+from jbin.train import (
+  build,
+  checkpoint,
+  config as config_lib,
+  interrupt,
+  metrics,
+  optimizers,
+  restore,
+  sharding,
+)
+
+# How many steps the host may be ahead of the device.
+_AHEAD = 2
+
+
+class State(NamedTuple):
+  """All that changes from step to step, and so all that is saved."""
+
+  params: nnx.State
+  # What is learned by gradient.
+  rest: nnx.State
+  # Batch statistics, quantizers' statistics, progress, dropout's random keys.
+  opt_state: Any
+  # The optimizer's moments and count.
+  sums: tasks.Metrics
+  # Running (sum, count) of each metric since the last line was written.
+  bad: jax.Array
+  # By metric: the first step after which it was not finite, or -1.
+
+
+class Now(NamedTuple):
+  """What the host tells the device each step."""
+
+  step: Any
+  # int32: steps done after this one.
+  progress: Any
+  # float32: share of training done before this step.
+
+
+def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
+  """Trains, or goes on where the newest good checkpoint stands.
+
+  Args:
+    config: the run.
+    workdir: gets metrics.jsonl, timing.jsonl, config.json, checkpoints/ and
+      report/.
+
+  Returns:
+    The metrics of the last evaluation; empty if SIGTERM stopped the run, in
+    which case it was saved first.
+
+  Raises:
+    errors.UserError: if the config makes no run, or the directory holds
+      another one.
+    FloatingPointError: if a metric is not finite any more.
+  """
+  # --- Devices ---------------------------------------------------------------
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  eval_batch_size = config.eval_batch_size or config.batch_size
+  sharding.check_batch("batch_size", config.batch_size, mesh)
+  sharding.check_batch("eval_batch_size", eval_batch_size, mesh)
+  first = jax.process_index() == 0
+  process = (jax.process_index(), jax.process_count())
+  everywhere = sharding.replicated(mesh)
+
+  # --- Data ------------------------------------------------------------------
+  source = build.dataset(config)
+  batches = iter(
+    source.train(config.batch_size, config.seed, *process, config.workers)
+  )
+  examples = source.eval(eval_batch_size, *process)
+
+  # --- Model, task and optimizer, still abstract -----------------------------
+  task = build.task(config)
+  optimizer = build.optimizer(config.optimizer)
+  make = build.model_maker(
+    config.model, seed=config.seed, dtype=config.dtype, made_for=source
+  )
+  graphdef, params, rest = restore.split(nnx.eval_shape(make))
+  teacher = restore.load_teacher(task, source, mesh)
+  measures = metric_names(graphdef, (params, rest), task, teacher, source)
+  names = [*measures, "learning_rate"]
+  zeros = {name: (np.float32(0), np.float32(0)) for name in names}
+
+  def create() -> State:
+    _, params, rest = restore.split(make())
+    bad = jnp.full((len(names),), -1, jnp.int32)
+    sums = jax.tree.map(jnp.asarray, zeros)
+    return State(params, rest, optimizer.init(params), sums, bad)
+
+  abstract = State(
+    params,
+    rest,
+    jax.eval_shape(optimizer.init, params),
+    *jax.eval_shape(lambda: create()[3:]),
+  )
+  shardings = sharding.intended(abstract, mesh)
+
+  # --- The compiled steps ----------------------------------------------------
+  train_step = jax.jit(
+    functools.partial(_train_step, graphdef, task, optimizer, teacher),
+    donate_argnums=0,
+    out_shardings=(shardings, everywhere),
+  )
+  eval_step = make_eval_step(graphdef, task, teacher, mesh)
+  put = functools.partial(_put, mesh)
+
+  # --- Checkpoint: go on, or begin -------------------------------------------
+  bar = tqdm.tqdm(
+    total=config.steps,
+    unit="step",
+    disable=not (first and sys.stderr.isatty()),
+    dynamic_ncols=True,
+  )
+  say = functools.partial(_say, bar, first)
+  workdir.mkdir(parents=True, exist_ok=True)
+  checkpoints = checkpoint.Checkpoints(
+    workdir / "checkpoints", config.keep, say
+  )
+
+  def groups(state: State) -> dict[str, Any]:
+    return {
+      "model": {"params": state.params, "rest": state.rest},
+      "optimizer": state.opt_state,
+      "loop": {"sums": state.sums, "bad": state.bad},
+    }
+
+  def targets(info: Mapping[str, Any]) -> dict[str, Any]:
+    restore.check_same_run(config, info, workdir, say)
+    return groups(restore.with_shardings(abstract, shardings))
+
+  found = checkpoints.restore(targets)
+  if found is None:
+    step = 0
+    state = jax.jit(create, out_shardings=shardings)()
+    sharding.check(state, shardings, "after creation")
+  else:
+    info, saved = found
+    step = int(info["step"])
+    state = State(
+      saved["model"]["params"],
+      saved["model"]["rest"],
+      saved["optimizer"],
+      saved["loop"]["sums"],
+      saved["loop"]["bad"],
+    )
+    sharding.check(state, shardings, f"after restoring step {step}")
+    batches.set_state(info["data"])
+    say(f"goes on after step {step} of {config.steps}")
+
+  def check_bad(state: State) -> None:
+    steps = jax.device_get(state.bad).tolist()
+    bad = dict(zip(names, steps, strict=True))
+    metrics.check_bad(bad, checkpoints.latest)
+
+  def save() -> None:
+    metrics.check_bad(
+      dict(zip(names, jax.device_get(state.bad).tolist(), strict=True)),
+      checkpoints.latest,
+    )
+    info = {
+      "config": config_lib.to_mapping(config),
+      "data": batches.get_state(),
+    }
+    checkpoints.save(step, groups(state), info)
+
+  # --- Where the numbers go --------------------------------------------------
+  writers: list[metrics.Writer] = []
+  timing = None
+  if first:
+    (workdir / "config.json").write_text(
+      json.dumps(config_lib.to_mapping(config), indent=2) + "\n"
+    )
+    writers.append(metrics.JsonLines(workdir / "metrics.jsonl", step))
+    timing = metrics.JsonLines(workdir / "timing.jsonl", step)
+    if config.tensorboard:
+      writers.append(metrics.TensorBoard(workdir / "tensorboard", step))
+
+  def write(split: str, values: dict[str, float]) -> None:
+    for writer in writers:
+      writer.scalars(step, split, values)
+
+  def evaluate_now() -> dict[str, float]:
+    progress = put(schedules.progress_at(step, config.steps))
+    sums = run_eval(
+      eval_step, (state.params, state.rest), teacher, examples, progress, put
+    )
+    values = metrics.means(sums)
+    metrics.check_finite("test", values, step)
+    write("test", values)
+    say(f"step {step}: test {_short(values)}")
+    return values
+
+  # --- The loop --------------------------------------------------------------
+  bar.update(step)
+  result: dict[str, float] = {}
+  in_flight: collections.deque[jax.Array] = collections.deque()
+  clock, clock_step = time.perf_counter(), step
+  saved_at = step
+  try:
+    with interrupt.Interrupt() as stop:
+      while step < config.steps and not stop.requested:
+        # Nothing but what `put` names goes to the device, nothing comes back.
+        with jax.transfer_guard("disallow"):
+          batch = put(next(batches), split=True)
+          progress = schedules.progress_at(step, config.steps)
+          now = put(Now(np.int32(step + 1), progress))
+          state, loss = train_step(state, batch, now, teacher.state)
+        step += 1
+        bar.update()
+        in_flight.append(loss)
+        if len(in_flight) > _AHEAD:
+          in_flight.popleft().block_until_ready()
+        last = step == config.steps
+
+        if step % config.log_every == 0 or last:
+          metrics.check_bad(
+            dict(zip(names, jax.device_get(state.bad).tolist(), strict=True)),
+            checkpoints.latest,
+          )
+          values = metrics.means(jax.device_get(state.sums))
+          state = state._replace(sums=put(zeros))
+          write("train", values)
+          bar.set_postfix_str(_short(values, 3))
+          seconds = time.perf_counter() - clock
+          if timing is not None:
+            rate = (step - clock_step) / seconds
+            speed = {"seconds": seconds, "steps_per_second": rate}
+            timing.scalars(step, "train", speed)
+
+        if last or (config.eval_every and step % config.eval_every == 0):
+          result = evaluate_now()
+
+        every = config.checkpoint_every
+        if last or (every and step % every == 0):
+          save()
+          saved_at = step
+        if step % config.log_every == 0:
+          clock, clock_step = time.perf_counter(), step
+
+      if step < config.steps:
+        if saved_at != step:
+          save()
+        checkpoints.wait()
+        say(
+          f"stopped by SIGTERM and saved after step {step} of {config.steps};"
+          " the same command goes on from there"
+        )
+        return {}
+      if not result:  # was finished before
+        result = _finished_before(workdir, step) or evaluate_now()
+  finally:
+    checkpoints.close()
+    batches.close()
+    for writer in [*writers, *([timing] if timing else [])]:
+      writer.close()
+    bar.close()
+
+  # --- Report ----------------------------------------------------------------
+  if first:
+    write_report(config, workdir)
+  return result
+
+
+def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
+  """The metrics of the newest good checkpoint on the evaluation split.
+
+  Returns:
+    "step", "split" and the metrics.
+
+  Raises:
+    errors.UserError: if there is no checkpoint, or it is of another model.
+  """
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  batch_size = config.eval_batch_size or config.batch_size
+  sharding.check_batch("eval_batch_size", batch_size, mesh)
+  source = build.dataset(config)
+  task = build.task(config)
+  make = build.model_maker(config.model, dtype=config.dtype, made_for=source)
+  info, graphdef, model = restore.restore_model(make, workdir, mesh)
+  teacher = restore.load_teacher(task, source, mesh)
+  put = functools.partial(_put, mesh)
+  sums = run_eval(
+    make_eval_step(graphdef, task, teacher, mesh),
+    model,
+    teacher,
+    source.eval(batch_size, jax.process_index(), jax.process_count()),
+    put(schedules.progress_at(info["step"], info["config"]["steps"])),
+    put,
+  )
+  return {"step": info["step"], "split": "test", **metrics.means(sums)}
+
+
+# --- The step and the evaluation ----------------------------------------------
+
+
+def _train_step(
+  graphdef: Any,
+  task: tasks.Task,
+  optimizer: optimizers.Optimizer,
+  teacher: restore.Teacher,
+  state: State,
+  batch: Mapping[str, jax.Array],
+  now: Now,
+  teacher_state: Any,
+) -> tuple[State, jax.Array]:
+  """One step: the new state and the loss."""
+  rest = schedules.set_progress(state.rest, now.progress)
+
+  def objective(params: nnx.State) -> tuple[jax.Array, Any]:
+    # A copy: what is not differentiated would else belong to the outer trace
+    # and could not be updated in this one.
+    model = nnx.merge(graphdef, params, rest, copy=True)
+    asked = teacher.model(teacher_state)
+    loss, measured = task.loss(model, batch, asked, now.progress)
+    return loss, (measured, restore.split(model)[2])
+
+  grad = jax.value_and_grad(objective, has_aux=True)
+  (loss, (measured, rest)), grads = grad(state.params)
+  params, opt_state, rate = optimizer.update(
+    grads, state.opt_state, state.params, now.progress
+  )
+  measured["learning_rate"] = (rate, jnp.ones((), jnp.float32))
+  sums = {
+    name: (total + measured[name][0], count + measured[name][1])
+    for name, (total, count) in state.sums.items()
+  }
+  fine = jnp.stack([jnp.isfinite(measured[name][0]) for name in state.sums])
+  bad = jnp.where((state.bad < 0) & ~fine, now.step, state.bad)
+  return State(params, rest, opt_state, sums, bad), loss
+
+
+def make_eval_step(
+  graphdef: Any, task: tasks.Task, teacher: restore.Teacher, mesh: Mesh
+) -> Callable[..., tasks.Metrics]:
+  """A compiled (model state, teacher state, batch, progress) -> sums."""
+
+  def eval_step(
+    state: Any, teacher_state: Any, batch: Any, progress: Any
+  ) -> tasks.Metrics:
+    model = build.evaluation_view(nnx.merge(graphdef, *state))
+    asked = teacher.model(teacher_state)
+    return task.loss(model, batch, asked, progress)[1]
+
+  return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
+
+
+def run_eval(
+  eval_step: Callable[..., tasks.Metrics],
+  state: Any,
+  teacher: restore.Teacher,
+  examples: Iterable[data.Batch],
+  progress: jax.Array,
+  put: Callable[..., Any],
+) -> dict[str, tuple[float, float]]:
+  """(sum, count) of each metric over one pass, summed on the host in float64.
+
+  Padding has weight 0, so the figures are of each example exactly once.
+  """
+  pending = []
+  for batch in examples:
+    with jax.transfer_guard("disallow"):
+      batch = put(batch, split=True)
+      pending.append(eval_step(state, teacher.state, batch, progress))
+    if len(pending) > _AHEAD:
+      jax.block_until_ready(pending[-1 - _AHEAD])
+  sums: dict[str, tuple[float, float]] = {}
+  for found in jax.device_get(pending):
+    for name, (total, count) in found.items():
+      before = sums.get(name, (0.0, 0.0))
+      sums[name] = (before[0] + float(total), before[1] + float(count))
+  return sums
+
+
+def metric_names(
+  graphdef: Any,
+  model: Any,
+  task: tasks.Task,
+  teacher: restore.Teacher,
+  source: data.Dataset,
+) -> list[str]:
+  """What the task will measure, found by an abstract call."""
+  image = jax.ShapeDtypeStruct((1, *source.image_shape), jnp.float32)
+  batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), jnp.int32)}
+
+  def measure(state: Any, teacher_state: Any, batch: Any) -> tasks.Metrics:
+    asked = teacher.model(teacher_state)
+    return task.loss(nnx.merge(graphdef, *state), batch, asked, 0.0)[1]
+
+  return sorted(jax.eval_shape(measure, model, teacher.state, batch))
+
+
+# --- Small parts --------------------------------------------------------------
+
+
+def _put(mesh: Mesh, tree: Any, *, split: bool = False) -> Any:
+  """Host arrays on the devices: split as a batch, or a copy on each."""
+  where = sharding.batch(mesh) if split else sharding.replicated(mesh)
+  if split and jax.process_count() > 1:
+    join = functools.partial(jax.make_array_from_process_local_data, where)
+    return jax.tree.map(join, tree)
+  return jax.device_put(tree, where)
+
+
+def _say(bar: Any, first: bool, line: str) -> None:
+  if first:
+    bar.write(line, file=sys.stderr)
+
+
+def _short(values: Mapping[str, float], most: int = 9) -> str:
+  parts = [f"{name} {value:.4g}" for name, value in values.items()]
+  return ", ".join(parts[:most])
+
+
+def _finished_before(workdir: Path, step: int) -> dict[str, float]:
+  """The evaluation of the last step that metrics.jsonl has already."""
+  path = workdir / "metrics.jsonl"
+  lines = path.read_text().splitlines() if path.exists() else []
+  for record in map(json.loads, reversed(lines)):
+    if record.pop("step") == step and record.pop("split") == "test":
+      return record
+  return {}
+
+
+def write_report(config: config_lib.Config, workdir: Path) -> None:
+  """`report/cost.json` and the report of a finished run."""
+  folder = workdir / "report"
+  folder.mkdir(exist_ok=True)
+  cost = json.dumps(build.cost_report(config).to_json(), indent=2)
+  draft = folder / "cost.json.draft"
+  draft.write_text(cost + "\n")
+  os.replace(draft, folder / "cost.json")
+  from jbin import report
+
+  report.write([workdir], folder)

@@ -1,0 +1,146 @@
+"""Where metrics go: JSON lines always, TensorBoard if asked."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from jbin import errors
+
+
+class Writer(Protocol):
+  """Takes the numbers of a step."""
+
+  def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Writes `values` of a split, measured when `step` steps are done."""
+    ...
+
+  def close(self) -> None:
+    """Writes what is left."""
+    ...
+
+
+class JsonLines:
+  """One JSON object a line: `step`, `split`, then the values in full.
+
+  No line has a time in it, so the file of a run that was interrupted equals
+  that of one that was not.
+  """
+
+  def __init__(self, path: Path, step: int):
+    """Opens a file to go on after `step`; later lines are removed."""
+    _truncate(path, step)
+    self._file = path.open("a", encoding="utf-8")
+
+  def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Writes a line and flushes it."""
+    line = json.dumps({"step": step, "split": split, **values})
+    self._file.write(line + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+class TensorBoard:
+  """Events for TensorBoard, as `split/name`."""
+
+  def __init__(self, folder: Path, step: int):
+    """Opens a folder of events; those after `step` are hidden by it.
+
+    Raises:
+      errors.UserError: if tensorboardX is not installed.
+    """
+    try:
+      import tensorboardX
+    except ImportError as error:
+      raise errors.UserError(
+        "tensorboard=True needs the package tensorboardX: pip install"
+        " 'jbin[tensorboard]', or set --config.tensorboard=False"
+      ) from error
+    self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1)
+
+  def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Writes one event for each value."""
+    for name, value in values.items():
+      self._writer.add_scalar(f"{split}/{name}", value, step)
+
+  def close(self) -> None:
+    """Closes the event file."""
+    self._writer.close()
+
+
+def _truncate(path: Path, step: int) -> None:
+  """Removes the lines after `step` and a last line that was cut off."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    found = _step(line)
+    if found is None or found > step:
+      break
+    kept.append(line)
+  draft = path.with_name(path.name + ".draft")
+  draft.write_text("".join(kept), encoding="utf-8")
+  os.replace(draft, path)
+
+
+def _step(line: str) -> int | None:
+  if not line.endswith("\n"):
+    return None
+  try:
+    record: Any = json.loads(line)
+    return int(record["step"])
+  except (ValueError, KeyError, TypeError):
+    return None
+
+
+def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+  """The quotient sum / count of each metric; the loss first, then by name."""
+  return {
+    name: float(total) / max(float(count), 1.0)
+    for name, (total, count) in sorted(
+      sums.items(), key=lambda item: (item[0] != "loss", item[0])
+    )
+  }
+
+
+def check_bad(bad: Mapping[str, int], good: int | None) -> None:
+  """Raises if a metric of a training step was not finite.
+
+  Args:
+    bad: by metric, the first step after which it was not, or -1.
+    good: the step of a checkpoint from before, for the message.
+
+  Raises:
+    FloatingPointError: naming the first metric, its step and the cure.
+  """
+  wrong = {name: step for name, step in bad.items() if step >= 0}
+  if wrong:
+    name = min(wrong, key=lambda name: (wrong[name], name != "loss"))
+    raise FloatingPointError(_not_finite("train", name, wrong[name], good))
+
+
+def check_finite(split: str, values: Mapping[str, float], step: int) -> None:
+  """Raises if a value is not finite.
+
+  Raises:
+    FloatingPointError: naming the metric, the step and the cure.
+  """
+  for name, value in values.items():
+    if not math.isfinite(value):
+      raise FloatingPointError(_not_finite(split, name, step, None))
+
+
+def _not_finite(split: str, name: str, step: int, good: int | None) -> str:
+  kept = f" the checkpoint of step {good} is good;" if good is not None else ""
+  return (
+    f"the {split} metric '{name}' is not finite at step {step};{kept} lower"
+    " optimizer.learning_rate, clip gradients (optimizer.clip_norm=1.0), or"
+    " compute in float32 (dtype='float32')"
+  )

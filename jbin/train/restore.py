@@ -1,0 +1,131 @@
+"""What an earlier run left: its model, a teacher, and whether to go on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jbin import data, errors, tasks
+from jbin.train import build, checkpoint, config as config_lib, sharding
+
+
+class Teacher(NamedTuple):
+  """A trained model that a task asks; empty for most tasks."""
+
+  graphdef: Any
+  state: Any
+
+  def model(self, state: Any) -> tasks.Model | None:
+    """The callable, from its state as the compiled step sees it."""
+    return nnx.merge(self.graphdef, *state) if self.graphdef else None
+
+
+def split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:
+  """The static part, what is learned by gradient, and all other variables."""
+  graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+  return graphdef, params, rest
+
+
+def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
+  """The task's teacher from its workdir; an empty one if it has none.
+
+  Raises:
+    errors.UserError: if there is no such run or it has no checkpoint.
+  """
+  if task.teacher is None:
+    return Teacher(None, ())
+  workdir = Path(task.teacher.workdir)
+  path = workdir / "config.json"
+  try:
+    config = config_lib.from_mapping(json.loads(path.read_text()))
+  except OSError as error:
+    raise errors.UserError(
+      f"the teacher's workdir {workdir} has no config.json; train it first:"
+      f" jbin train --config=... --workdir={workdir}"
+    ) from error
+  model = config.model
+  if task.teacher.model:
+    model = config_lib.named(task.teacher.model, "task.teacher")
+  make = build.model_maker(model, dtype=config.dtype, made_for=source)
+  _, graphdef, state = restore_model(make, workdir, mesh)
+  viewed = build.evaluation_view(nnx.merge(graphdef, *state))
+  graphdef, *rest = split(viewed)
+  return Teacher(graphdef, tuple(rest))
+
+
+def restore_model(
+  make: Callable[[], nnx.Module], workdir: Path, mesh: Mesh
+) -> tuple[Mapping[str, Any], Any, tuple[nnx.State, nnx.State]]:
+  """(info, graphdef, (params, rest)) of a run's newest good checkpoint.
+
+  Raises:
+    errors.UserError: if there is none, or it is of another model.
+  """
+  graphdef, params, rest = split(nnx.eval_shape(make))
+  tree = {"params": params, "rest": rest}
+  shardings = sharding.intended(tree, mesh)
+  targets = {"model": with_shardings(tree, shardings)}
+  say = functools.partial(print, file=sys.stderr)
+  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", say=say)
+  try:
+    found = checkpoints.restore(lambda info: targets)
+  finally:
+    checkpoints.close()
+  if found is None:
+    raise errors.UserError(
+      f"no checkpoint in {workdir / 'checkpoints'}; train first: jbin train"
+      f" --config=... --workdir={workdir}"
+    )
+  info, groups = found
+  sharding.check(groups["model"], shardings, "after restoring")
+  return info, graphdef, (groups["model"]["params"], groups["model"]["rest"])
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+  """Abstract arrays that say where they shall lie."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract,
+    shardings,
+  )
+
+
+def check_same_run(
+  config: config_lib.Config,
+  info: Mapping[str, Any],
+  workdir: Path,
+  say: Callable[[str], None],
+) -> None:
+  """Raises if a checkpoint's run is not the one that `config` describes.
+
+  Args:
+    config: the config of now.
+    info: what the checkpoint says.
+    workdir: for the message.
+    say: is told of a change that is allowed but matters.
+
+  Raises:
+    errors.UserError: naming the keys that differ.
+  """
+  other = config_lib.differences(config, info["config"])
+  if other:
+    raise errors.UserError(
+      f"{workdir} holds a run of another config ({'; '.join(other)}); choose"
+      " another --workdir, or set these keys back to go on"
+    )
+  if info["step"] > config.steps:
+    raise errors.UserError(
+      f"{workdir} holds a run of {info['step']} steps already, and"
+      f" steps={config.steps}; set more steps, or choose another --workdir"
+    )
+  before = info["config"]["steps"]
+  if before != config.steps:
+    say(f"steps was {before}, is {config.steps}: schedules stretch with it")

@@ -1,0 +1,146 @@
+"""Conventions and the forms of a report."""
+
+import csv
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from jbin import bits, cost
+
+
+def _net(x, w):
+  a = bits.tag(jnp.sign(x), 1) * jnp.arange(1.0, 9.0)[None]
+  y = a @ bits.tag(jnp.sign(w["block/one"]["kernel"]), 1)
+  y = bits.mark(y + w["block/one"]["bias"], "norm", per_element=2)
+  y = bits.tag(jnp.round(y), 8) @ bits.tag(jnp.round(w["two"]["kernel"]), 4)
+  y = y @ w["three|four"]["kernel"]
+  return lax.cumsum(y, 1)
+
+
+@pytest.fixture(scope="module")
+def report():
+  weight = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  params = {
+    "block/one": {"kernel": weight(8, 8), "bias": weight(1, 8)},
+    "two": {"kernel": weight(8, 4)},
+    "three|four": {"kernel": weight(4, 2)},
+  }
+  return cost.count(_net, weight(1, 8), params, weights=1, name="small")
+
+
+def test_conventions(report):
+  assert report.macs == {(1, 1): 64, (8, 4): 32, (32, 32): 8}
+  assert report.ace == report.total("ace") == 64 + 32 * 32 + 8 * 1024
+  assert report.ace_strict == 64 * 1024 + 32 * 32 + 8 * 1024
+  assert report.total("ace_strict") == report.ace_strict
+  assert report.total("cpu64_binary_64th_rest_1") == 1 + 32 + 8
+  assert report.total("cpu64_maxbits_64") == 1 + 4 + 8
+  assert report.total(lambda record: record.macs) == 104
+  assert report.flagged == ["block/one"]
+
+
+def test_every_convention_says_what_it_is_and_leaves_out():
+  for name, line in cost.REGISTRY.describe():
+    assert line.endswith(".")
+    doc = cost.REGISTRY.get(name).__doc__
+    assert "cost = " in doc
+    assert "Leaves out" in doc.replace("\n", " ")
+
+
+def test_weights_and_parameters(report):
+  assert report.weights_by_bits == {1: 64, 4: 32, 32: 8}
+  assert report.weight_bits == 64 + 128 + 256
+  assert report.weight_bytes == 56
+  assert report.params["total"] == 112
+  assert report.left_out == {
+    "marked element-wise operations": 16,
+    "element-wise operations on activations, marked or not": 32,
+    "element-wise operations on parameters alone": 104,
+    "parameters outside products": 8,
+    "primitives not counted": 1,
+  }
+
+
+def test_json_has_the_published_keys_and_is_json(report):
+  table = json.loads(json.dumps(report.to_json()))
+  assert list(table)[:5] == [
+    "model",
+    "input",
+    "totals",
+    "elementwise_scalar_ops",
+    "layers",
+  ]
+  assert table["model"] == "small"
+  assert table["input"] == [8]
+  assert table["totals"]["macs_by_bit_pair"] == {
+    "1x1": 64,
+    "8x4": 32,
+    "32x32": 8,
+  }
+  assert table["totals"]["weights_by_bits"] == {"1": 64, "4": 32, "32": 8}
+  assert table["elementwise_scalar_ops"] == {"norm_sops": 16}
+  assert table["layers"][0] == {
+    "name": "block/one",
+    "kind": "dense",
+    "in_shape": [8],
+    "out_shape": [8],
+    "kernel": [8, 8],
+    "strides": None,
+    "padding": None,
+    "groups": 1,
+    "bias": True,
+    "macs": 64,
+    "lhs_bits": 1,
+    "rhs_bits": 1,
+    "ace": 64,
+    "weights": 64,
+    "flags": ["scale_along_contraction"],
+    "repeats": 1,
+  }
+  assert table["not_counted"][0]["primitive"] == "cumsum"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_the_table_fits_its_width(report, width):
+  text = report.to_table(width)
+  rows = text.split("\n\n")[0].split("\n")
+  assert len(rows) == 5
+  assert max(map(len, rows)) <= width
+  assert len({len(row) for row in rows}) == 1  # aligned
+  for name in ("two", "ACE, strict", "norm", "block/one"):
+    assert name in text
+  assert "NOT COUNTED: cumsum" in text
+
+
+def test_the_summary_names_what_is_flagged_and_left_out(report):
+  text = str(report)
+  assert text == repr(report)
+  assert "1 of 3 products" in text
+  assert "block/one" in text
+  assert "parameters outside products" in text
+
+
+def test_csv_has_a_line_for_each_layer(report):
+  rows = list(csv.DictReader(io.StringIO(report.to_csv())))
+  assert [row["name"] for row in rows] == ["block/one", "two", "three|four"]
+  assert rows[0]["kernel"] == "8x8"
+  assert sum(int(row["ace"]) for row in rows) == report.ace
+
+
+def test_markdown_is_tables_with_escaped_names(report):
+  text = report.to_markdown()
+  assert "| three\\|four | dense |" in text
+  assert "| 8 x 4 | 32 | 1,024 |" in text
+  assert "**not counted: cumsum**" in text
+
+
+def test_an_empty_program_has_a_report():
+  report = cost.count(lambda x: x, jnp.ones((1, 2)))
+  assert report.ace == 0
+  assert report.to_csv() == ""
+  for text in (str(report), report.to_table(), report.to_markdown()):
+    assert "ACE" in text

@@ -1,0 +1,220 @@
+"""What every source must keep. A new source is one row of `ROWS`."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+
+import jbin.data
+from jbin import errors
+
+# name of the row: (source, its arguments). "SCANS" stands for the folder of
+# the small prepared set, "CIFAR" for that of the real one.
+ROWS = {
+  "digits": ("digits", {}),
+  "digits, shifted": ("digits", {"augment": True}),
+  "synthetic": (
+    "synthetic",
+    {"image_shape": (9, 7, 2), "num_train": 50, "num_eval": 21},
+  ),
+  "tfds, inception": (
+    "tfds",
+    {
+      "dataset": "toy_scans",
+      "data_dir": "SCANS",
+      "preset": "inception",
+      "image_size": 16,
+    },
+  ),
+  "tfds, cached": (
+    "tfds",
+    {
+      "dataset": "toy_scans",
+      "data_dir": "SCANS",
+      "preset": "cifar",
+      "image_size": 16,
+    },
+  ),
+  "tfds, decoded": (
+    "tfds",
+    {
+      "dataset": "toy_scans",
+      "data_dir": "SCANS",
+      "preset": "cifar",
+      "image_size": 16,
+      "cached": False,
+    },
+  ),
+  "cifar10": (
+    "tfds",
+    {
+      "data_dir": "CIFAR",
+      "train_split": "train[:200]",
+      "eval_split": "test[:21]",
+    },
+  ),
+}
+
+
+@pytest.fixture(params=ROWS, scope="module")
+def data(request):
+  """The data set of each row in turn."""
+  source, arguments = ROWS[request.param]
+  folders = {"SCANS": "scans_dir", "CIFAR": "cifar_dir"}
+  arguments = {
+    key: request.getfixturevalue(folders[value])
+    if isinstance(value, str) and value in folders
+    else value
+    for key, value in arguments.items()
+  }
+  return jbin.data.REGISTRY.get(source)(**arguments)
+
+
+def take(iterator, count):
+  return [next(iterator) for _ in range(count)]
+
+
+def batches(data, count, *arguments, **options):
+  iterator = iter(data.train(*arguments, **options))
+  result = take(iterator, count)
+  iterator.close()
+  return result
+
+
+def assert_equal(ours, theirs):
+  assert len(ours) == len(theirs)
+  for one, other in zip(ours, theirs, strict=True):
+    assert one.keys() == other.keys()
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key])
+
+
+def joined(shares):
+  """Global batches from the lists of each process."""
+  return [
+    {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    for parts in zip(*shares, strict=True)
+  ]
+
+
+def test_every_source_has_a_row():
+  assert set(jbin.data.REGISTRY) == {source for source, _ in ROWS.values()}
+
+
+def test_every_source_says_what_it_is():
+  for name, line in jbin.data.REGISTRY.describe():
+    assert line.endswith("."), name
+
+
+def test_shapes_and_dtypes(data):
+  batch = batches(data, 1, 6, 0)[0]
+  assert set(batch) == {"image", "label"}
+  assert batch["image"].shape == (6, *data.image_shape)
+  assert batch["image"].dtype == np.float32
+  assert batch["label"].shape == (6,)
+  assert batch["label"].dtype == np.int32
+  labels = np.concatenate([b["label"] for b in data.eval(8)])
+  assert labels.min() >= 0
+  assert labels.max() < data.num_classes
+  assert np.abs(batch["image"]).max() < 20
+  assert batch["image"].std() > 0.1
+
+
+def test_a_seed_is_a_run(data):
+  first = batches(data, 3, 8, 1)
+  assert_equal(first, batches(data, 3, 8, 1))
+  other = batches(data, 3, 8, 2)
+  assert not np.array_equal(first[0]["image"], other[0]["image"])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_the_same_batches(data, count):
+  whole = batches(data, 6, 8, 3)
+  shares = [batches(data, 6, 8, 3, p, count) for p in range(count)]
+  assert shares[0][0]["label"].shape == (8 // count,)
+  assert_equal(joined(shares), whole)
+
+
+def test_a_saved_position_goes_on_exactly(data):
+  iterator = iter(data.train(8, 5))
+  take(iterator, 3)
+  state = json.loads(json.dumps(iterator.get_state()))
+  expected = take(iterator, 7)
+  iterator.close()
+
+  fresh = iter(data.train(8, 5))
+  fresh.set_state(state)
+  assert fresh.get_state() == state
+  assert_equal(take(fresh, 7), expected)
+  # Back again, on an iterator that has read ahead.
+  fresh.set_state(state)
+  assert_equal(take(fresh, 2), expected[:2])
+  fresh.close()
+
+  shares = []
+  for process in range(2):
+    half = iter(data.train(8, 5, process, 2))
+    half.set_state(state)
+    shares.append(take(half, 7))
+    half.close()
+  assert_equal(joined(shares), expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_evaluation_loses_nothing(data, count):
+  whole = list(data.eval(data.num_eval))
+  assert len(whole) == 1
+  assert whole[0]["mask"].all()
+
+  shares = [list(data.eval(8, p, count)) for p in range(count)]
+  passes = joined(shares)
+  assert len(passes) == len(data.eval(8)) == -(-data.num_eval // 8)
+  for batch in passes:
+    assert batch["image"].shape == (8, *data.image_shape)
+    assert batch["image"].dtype == batch["mask"].dtype == np.float32
+    assert not batch["image"][batch["mask"] == 0].any()
+  real = np.concatenate([batch["mask"] for batch in passes]) == 1
+  assert real.sum() == data.num_eval
+  for key in ("image", "label"):
+    ours = np.concatenate([batch[key] for batch in passes])[real]
+    np.testing.assert_array_equal(ours, whole[0][key])
+
+
+def test_batch_that_cannot_be_shared(data):
+  with pytest.raises(
+    errors.UserError, match=r"10 .* process_count 4.* 8 or 12"
+  ):
+    data.train(10, 0, 0, 4)
+  with pytest.raises(
+    errors.UserError, match=r"2 .* process_count 4.* choose 4"
+  ):
+    data.eval(2, 0, 4)
+  with pytest.raises(errors.UserError, match="from 0 to 1"):
+    data.train(8, 0, 2, 2)
+  with pytest.raises(errors.UserError, match="1 or more"):
+    data.train(0, 0)
+  with pytest.raises(errors.UserError, match="workers"):
+    data.train(8, 0, workers=-1)
+
+
+# Starting workers takes seconds: one row for each reader that they must carry.
+@pytest.mark.parametrize(
+  "data", ["digits, shifted", "synthetic", "tfds, inception"], indirect=True
+)
+def test_workers_change_nothing(data):
+  # As in a notebook or under pytest, where no absl app has parsed the flags.
+  flags.FLAGS.unparse_flags()
+  expected = batches(data, 9, 8, 7)
+  iterator = iter(data.train(8, 7, workers=2))
+  assert_equal(take(iterator, 4), expected[:4])
+  # Stopped with workers, gone on with workers, and without.
+  state = iterator.get_state()
+  take(iterator, 1)
+  iterator.set_state(state)
+  assert_equal(take(iterator, 2), expected[4:6])
+  iterator.close()
+  alone = iter(data.train(8, 7))
+  alone.set_state(state)
+  assert_equal(take(alone, 5), expected[4:])
+  alone.close()

@@ -1,0 +1,71 @@
+"""The lines of metrics.jsonl."""
+
+import json
+
+import pytest
+
+from jbin.train import metrics
+
+
+def _steps(path):
+  return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_numbers_are_written_in_full(tmp_path):
+  path = tmp_path / "m.jsonl"
+  writer = metrics.JsonLines(path, 0)
+  writer.scalars(3, "train", {"loss": 0.1 + 0.2})
+  assert path.read_text() == (
+    '{"step": 3, "split": "train", "loss": 0.30000000000000004}\n'
+  )
+  writer.close()
+
+
+@pytest.mark.parametrize(
+  "tail", ["", '{"step": 4, "spl', "\n", "null\n", '{"x": 1}\n']
+)
+def test_going_on_removes_what_came_after(tmp_path, tail):
+  path = tmp_path / "m.jsonl"
+  lines = [
+    json.dumps({"step": step, "split": "train"}) for step in (1, 2, 2, 3)
+  ]
+  path.write_text("\n".join(lines) + "\n" + tail)
+  metrics.JsonLines(path, 2).close()
+  assert _steps(path) == [1, 2, 2]
+  metrics.JsonLines(path, 0).close()
+  assert _steps(path) == []
+
+
+def test_means_put_the_loss_first():
+  sums = {"a": (6.0, 4.0), "loss": (1.0, 2.0), "empty": (0.0, 0.0)}
+  assert list(metrics.means(sums).items()) == [
+    ("loss", 0.5),
+    ("a", 1.5),
+    ("empty", 0.0),
+  ]
+
+
+def test_what_is_not_finite_is_named():
+  metrics.check_bad({"loss": -1, "accuracy": -1}, None)
+  with pytest.raises(
+    FloatingPointError, match="'loss' is not finite at step 7;"
+  ):
+    metrics.check_bad({"accuracy": 9, "loss": 7, "x": 7}, None)
+  with pytest.raises(FloatingPointError, match="checkpoint of step 5 is good"):
+    metrics.check_bad({"loss": 7}, 5)
+  with pytest.raises(FloatingPointError, match=r"test metric 'loss'.*step 3"):
+    metrics.check_finite("test", {"loss": float("inf")}, 3)
+
+
+def test_tensorboard_writes_events(tmp_path):
+  pytest.importorskip("tensorboardX")
+  writer = metrics.TensorBoard(tmp_path, 0)
+  writer.scalars(1, "train", {"loss": 1.0})
+  writer.close()
+  assert list(tmp_path.glob("events.*"))
+
+
+def test_tensorboard_that_is_missing_is_a_clear_error(tmp_path, monkeypatch):
+  monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+  with pytest.raises(ValueError, match=r"pip install 'jbin\[tensorboard\]'"):
+    metrics.TensorBoard(tmp_path, 0)
