@@ -30,10 +30,10 @@ from jbin import models, nn, quantizers
 _ONLY = flags.DEFINE_list("only", [], "Names of pairs; empty for all.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed turns of each pair.")
 _PRECISION = flags.DEFINE_enum(
-    "grad_precision",
-    "float32",
-    ["float32", "bfloat16"],
-    "Of the binary net's gradient products.",
+  "grad_precision",
+  "float32",
+  ["float32", "bfloat16"],
+  "Of the binary net's gradient products.",
 )
 
 
@@ -44,14 +44,15 @@ class Mlp(nnx.Module):
     keywords: dict[str, Any] = {}
     if binary:
       keywords = {
-          "input_quantizer": quantizers.sign(),
-          "kernel_quantizer": quantizers.xnor(),
-          "grad_precision": _PRECISION.value,
+        "input_quantizer": quantizers.sign(),
+        "kernel_quantizer": quantizers.xnor(),
+        "grad_precision": _PRECISION.value,
       }
     self.up = nn.Linear(1024, 4096, rngs=rngs, **keywords)
     self.down = nn.Linear(4096, 1024, rngs=rngs, **keywords)
 
   def __call__(self, x: jax.Array) -> jax.Array:
+    """(N, 1024) to the same shape."""
     return self.down(self.up(x))
 
 
@@ -68,9 +69,9 @@ def _resnet(width: int, binary: bool) -> nnx.Module:
 
 
 PAIRS: dict[str, tuple[Callable[[bool], nnx.Module], tuple[int, ...]]] = {
-    "mlp": (lambda binary: Mlp(binary, nnx.Rngs(0)), (256, 1024)),
-    "resnet20_w64": (functools.partial(_resnet, 64), (16, 32, 32, 3)),
-    "resnet20_w16": (functools.partial(_resnet, 16), (64, 32, 32, 3)),
+  "mlp": (lambda binary: Mlp(binary, nnx.Rngs(0)), (256, 1024)),
+  "resnet20_w64": (functools.partial(_resnet, 64), (16, 32, 32, 3)),
+  "resnet20_w16": (functools.partial(_resnet, 16), (64, 32, 32, 3)),
 }
 
 
@@ -91,9 +92,7 @@ def compile_step(model: nnx.Module, shape: tuple[int, ...]) -> Any:
     return optax.apply_updates(params, updates), new, opt, value
 
   state = (params, rest, tx.init(params))
-  compiled = (
-      jax.jit(step, donate_argnums=(0, 1, 2)).lower(*state, x).compile()
-  )
+  compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*state, x).compile()
   return compiled, state, x
 
 
@@ -102,8 +101,10 @@ def main(argv: Sequence[str]) -> None:
   names = _ONLY.value or list(PAIRS)
   for name in names:
     make, shape = PAIRS[name]
-    runs = {kind: compile_step(make(kind == "1-bit"), shape) for kind in
-            ("float", "1-bit")}
+    runs = {
+      kind: compile_step(make(kind == "1-bit"), shape)
+      for kind in ("float", "1-bit")
+    }
     times: dict[str, list[float]] = {kind: [] for kind in runs}
     for turn in range(_ROUNDS.value + 2):
       for kind, (compiled, state, x) in runs.items():
@@ -113,20 +114,21 @@ def main(argv: Sequence[str]) -> None:
         runs[kind] = (compiled, tuple(state), x)
         if turn >= 2:  # the first turns warm caches
           times[kind].append(time.perf_counter() - start)
-    ratios = [b / f for f, b in zip(times["float"], times["1-bit"],
-                                    strict=True)]
+    ratios = [
+      b / f for f, b in zip(times["float"], times["1-bit"], strict=True)
+    ]
     temp = {
-        kind: run[0].memory_analysis().temp_size_in_bytes
-        for kind, run in runs.items()
+      kind: run[0].memory_analysis().temp_size_in_bytes
+      for kind, run in runs.items()
     }
     low, *_, high = statistics.quantiles(ratios, n=10)
     print(
-        f"{name:14s} float {1e3 * statistics.median(times['float']):8.1f} ms"
-        f"  1-bit {1e3 * statistics.median(times['1-bit']):8.1f} ms"
-        f"  ratio {statistics.median(ratios):.3f} ({low:.3f}-{high:.3f})"
-        f"  temp {temp['float'] / 2**20:.1f} -> {temp['1-bit'] / 2**20:.1f}"
-        f" MiB ({temp['1-bit'] / temp['float']:.2f})",
-        flush=True,
+      f"{name:14s} float {1e3 * statistics.median(times['float']):8.1f} ms"
+      f"  1-bit {1e3 * statistics.median(times['1-bit']):8.1f} ms"
+      f"  ratio {statistics.median(ratios):.3f} ({low:.3f}-{high:.3f})"
+      f"  temp {temp['float'] / 2**20:.1f} -> {temp['1-bit'] / 2**20:.1f}"
+      f" MiB ({temp['1-bit'] / temp['float']:.2f})",
+      flush=True,
     )
 
 

@@ -50,8 +50,8 @@ def tag(x: jax.Array, bits: int) -> jax.Array:
   """
   if not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
     raise ValueError(
-        f"bits must be an integer from 1 to {MAX_BITS}, got {bits!r}; a value"
-        " without a tag counts by its dtype"
+      f"bits must be an integer from 1 to {MAX_BITS}, got {bits!r}; a value"
+      " without a tag counts by its dtype"
     )
   return checkpoint_name(x, f"jbin.bits={bits}")
 

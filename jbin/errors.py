@@ -1,4 +1,4 @@
-"""Errors that a user can cure: they say what is wrong, where, and what to do."""
+"""Errors that a user can cure: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class UnknownName(UserError):  # noqa: N818 - reads as what it is
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"known: {', '.join(known)}"
+      f"did you mean {' or '.join(near)}?"
+      if near
+      else f"known: {', '.join(known)}"
     )
     super().__init__(f"unknown {family} {name!r}; {hint}")

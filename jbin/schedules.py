@@ -27,7 +27,7 @@ REGISTRY = registry.Registry("schedule")
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """A function of progress that compares, hashes and prints as its arguments."""
+  """A function of progress; it compares and prints as its arguments."""
 
   name: str
   arguments: tuple[tuple[str, Any], ...]
@@ -35,9 +35,7 @@ class Schedule:
 
   def __call__(self, progress: jax.typing.ArrayLike) -> jax.Array:
     """The value at `progress` (scalar, traced or not)."""
-    return self.rule(
-        jnp.asarray(progress, jnp.float32), **dict(self.arguments)
-    )
+    return self.rule(jnp.asarray(progress, jnp.float32), **dict(self.arguments))
 
   def __repr__(self) -> str:
     inside = ", ".join(f"{key}={val!r}" for key, val in self.arguments)
@@ -66,8 +64,8 @@ def value(hyper: Hyper, progress: jax.typing.ArrayLike | None) -> Any:
     return hyper
   if progress is None:
     raise errors.UserError(
-        f"the schedule {hyper!r} needs a progress in [0, 1]; pass progress=,"
-        " or hold the quantizer in an nn layer, which keeps one"
+      f"the schedule {hyper!r} needs a progress in [0, 1]; pass progress=,"
+      " or hold the quantizer in an nn layer, which keeps one"
     )
   return hyper(progress)
 
@@ -93,7 +91,7 @@ def set_progress(tree: Any, progress: jax.typing.ArrayLike) -> Any:
     return leaf
 
   return jax.tree.map(
-      at, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    at, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
   )
 
 
@@ -112,8 +110,8 @@ def _factory(rule: Callable[..., jax.Array]) -> Callable[..., Schedule]:
     bound = inspect.Signature(rest).bind(*args, **kwargs)
     bound.apply_defaults()
     arguments = tuple(
-        (key, tuple(val) if isinstance(val, list) else val)
-        for key, val in bound.arguments.items()
+      (key, tuple(val) if isinstance(val, list) else val)
+      for key, val in bound.arguments.items()
     )
     return Schedule(rule.__name__, arguments, rule)
 
@@ -122,9 +120,7 @@ def _factory(rule: Callable[..., jax.Array]) -> Callable[..., Schedule]:
   return REGISTRY.register(make)
 
 
-def _share(
-    progress: jax.Array, begin: float, until: float
-) -> jax.Array:
+def _share(progress: jax.Array, begin: float, until: float) -> jax.Array:
   """0 up to `begin`, 1 from `until` on, linear between."""
   return jnp.clip((progress - begin) / max(until - begin, 1e-12), 0.0, 1.0)
 
@@ -137,11 +133,11 @@ def constant(progress: jax.Array, value: float) -> jax.Array:
 
 @_factory
 def linear(
-    progress: jax.Array,
-    start: float,
-    end: float,
-    begin: float = 0.0,
-    until: float = 1.0,
+  progress: jax.Array,
+  start: float,
+  end: float,
+  begin: float = 0.0,
+  until: float = 1.0,
 ) -> jax.Array:
   """From `start` to `end` in a straight line between `begin` and `until`.
 
@@ -154,11 +150,11 @@ def linear(
 
 @_factory
 def cosine(
-    progress: jax.Array,
-    start: float,
-    end: float = 0.0,
-    warmup: float = 0.0,
-    until: float = 1.0,
+  progress: jax.Array,
+  start: float,
+  end: float = 0.0,
+  warmup: float = 0.0,
+  until: float = 1.0,
 ) -> jax.Array:
   """Linear from 0 to `start` over `warmup`, then half a cosine to `end`.
 
@@ -168,17 +164,17 @@ def cosine(
   share = _share(progress, warmup, until)
   down = end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
   return jnp.where(
-      progress < warmup, start * progress / max(warmup, 1e-12), down
+    progress < warmup, start * progress / max(warmup, 1e-12), down
   )
 
 
 @_factory
 def exponential(
-    progress: jax.Array,
-    start: float,
-    end: float,
-    begin: float = 0.0,
-    until: float = 1.0,
+  progress: jax.Array,
+  start: float,
+  end: float,
+  begin: float = 0.0,
+  until: float = 1.0,
 ) -> jax.Array:
   """From `start` to `end`, both positive, by a constant factor.
 
@@ -186,7 +182,7 @@ def exponential(
   """
   if start <= 0 or end <= 0:
     raise errors.UserError(
-        f"exponential needs positive ends, got {start} and {end}"
+      f"exponential needs positive ends, got {start} and {end}"
     )
   share = _share(progress, begin, until)
   return start * jnp.exp(np.float32(np.log(end / start)) * share)
@@ -194,13 +190,13 @@ def exponential(
 
 @_factory
 def piecewise(
-    progress: jax.Array, boundaries: Sequence[float], values: Sequence[float]
+  progress: jax.Array, boundaries: Sequence[float], values: Sequence[float]
 ) -> jax.Array:
   """`values[i]` from `boundaries[i - 1]` on; one value more than boundaries."""
   if len(values) != len(boundaries) + 1:
     raise errors.UserError(
-        f"piecewise needs one value more than boundaries, got {len(values)}"
-        f" values and {len(boundaries)} boundaries"
+      f"piecewise needs one value more than boundaries, got {len(values)}"
+      f" values and {len(boundaries)} boundaries"
     )
   now = jnp.full_like(progress, values[0])
   for boundary, after in zip(boundaries, values[1:], strict=True):
@@ -210,9 +206,9 @@ def piecewise(
 
 @_factory
 def switch(
-    progress: jax.Array, at: float, before: float = 0.0, after: float = 1.0
+  progress: jax.Array, at: float, before: float = 0.0, after: float = 1.0
 ) -> jax.Array:
   """`before` while progress < `at`, `after` from then on."""
   return jnp.where(progress >= np.float32(at), after, before).astype(
-      progress.dtype
+    progress.dtype
   )

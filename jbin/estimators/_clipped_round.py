@@ -13,9 +13,9 @@ from jbin.estimators import _base
 
 Rounding = Literal["even", "up", "floor"]
 _ROUND = {
-    "even": jnp.round,
-    "up": lambda x: jnp.floor(x + 0.5),
-    "floor": jnp.floor,
+  "even": jnp.round,
+  "up": lambda x: jnp.floor(x + 0.5),
+  "floor": jnp.floor,
 }
 
 
@@ -31,12 +31,12 @@ def _window(x: jax.Array, low: float, high: float, edge: str) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
 def _clipped_round(
-    x: jax.Array,
-    low: float,
-    high: float,
-    rounding: Rounding,
-    edge: str,
-    clip_first: bool,
+  x: jax.Array,
+  low: float,
+  high: float,
+  rounding: Rounding,
+  edge: str,
+  clip_first: bool,
 ) -> jax.Array:
   del edge
   if clip_first:
@@ -45,26 +45,26 @@ def _clipped_round(
 
 
 def _forward(
-    x: jax.Array,
-    low: float,
-    high: float,
-    rounding: Rounding,
-    edge: str,
-    clip_first: bool,
+  x: jax.Array,
+  low: float,
+  high: float,
+  rounding: Rounding,
+  edge: str,
+  clip_first: bool,
 ) -> tuple[jax.Array, jax.Array]:
-  y = _clipped_round(x, low, high, rounding, edge, clip_first)
+  y: jax.Array = _clipped_round(x, low, high, rounding, edge, clip_first)
   seen = x if clip_first else _ROUND[rounding](x)
   return y, _window(seen, low, high, edge)
 
 
 def _backward(
-    low: float,
-    high: float,
-    rounding: Rounding,
-    edge: str,
-    clip_first: bool,
-    window: jax.Array,
-    g: jax.Array,
+  low: float,
+  high: float,
+  rounding: Rounding,
+  edge: str,
+  clip_first: bool,
+  window: jax.Array,
+  g: jax.Array,
 ) -> tuple[jax.Array]:
   del low, high, rounding, clip_first
   if edge == "half":
@@ -77,13 +77,13 @@ _clipped_round.defvjp(_forward, _backward)
 
 @_base.REGISTRY.register
 def clipped_round(
-    x: jax.Array,
-    low: float,
-    high: float,
-    *,
-    rounding: Rounding = "even",
-    edge: _base.Edge = "closed",
-    clip_first: bool = True,
+  x: jax.Array,
+  low: float,
+  high: float,
+  *,
+  rounding: Rounding = "even",
+  edge: _base.Edge = "closed",
+  clip_first: bool = True,
 ) -> jax.Array:
   """Integers from `low` to `high`, gradient 1 inside (straight-through).
 
@@ -111,6 +111,4 @@ def clipped_round(
     raise errors.UserError(f"clipped_round: low {low} is not below {high}")
   if rounding not in _ROUND:
     raise errors.UnknownName("rounding", rounding, _ROUND)
-  return _clipped_round(
-      x, float(low), float(high), rounding, edge, clip_first
-  )
+  return _clipped_round(x, float(low), float(high), rounding, edge, clip_first)

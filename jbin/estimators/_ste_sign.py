@@ -27,14 +27,14 @@ def sign(x: jax.Array, zero: float = 1.0) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _ste_sign(
-    x: jax.Array, clip: jax.Array | None, edge: str, zero: float
+  x: jax.Array, clip: jax.Array | None, edge: str, zero: float
 ) -> jax.Array:
   del clip, edge
   return sign(x, zero)
 
 
 def _forward(
-    x: jax.Array, clip: jax.Array | None, edge: str, zero: float
+  x: jax.Array, clip: jax.Array | None, edge: str, zero: float
 ) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
   if clip is None:
     return sign(x, zero), (None, None)
@@ -44,10 +44,10 @@ def _forward(
 
 
 def _backward(
-    edge: str,
-    zero: float,
-    residuals: tuple[jax.Array | None, jax.Array | None],
-    g: jax.Array,
+  edge: str,
+  zero: float,
+  residuals: tuple[jax.Array | None, jax.Array | None],
+  g: jax.Array,
 ) -> tuple[jax.Array, jax.Array | None]:
   del edge, zero
   inside, clip = residuals
@@ -62,11 +62,11 @@ _ste_sign.defvjp(_forward, _backward)
 
 @_base.REGISTRY.register
 def ste_sign(
-    x: jax.Array,
-    clip: float | jax.Array | None = 1.0,
-    *,
-    edge: _base.Edge = "closed",
-    zero: float = 1.0,
+  x: jax.Array,
+  clip: float | jax.Array | None = 1.0,
+  *,
+  edge: _base.Edge = "closed",
+  zero: float = 1.0,
 ) -> jax.Array:
   """Sign whose gradient passes inside a window (straight-through estimator).
 

@@ -20,7 +20,6 @@ from flax import nnx
 from jbin import bits, errors, nn, quantizers
 from jbin.models import _base
 
-
 STEM_FEATURES = 64  # at every width
 
 
@@ -50,7 +49,7 @@ class Recipe:
     return quantizers.poke_weight(p, start=self.weights_from)
 
   def activation(
-      self, p: int, *, signed: bool = True
+    self, p: int, *, signed: bool = True
   ) -> quantizers.Quantizer | None:
     """For an input, `p` bits."""
     if not self.quantized:
@@ -61,16 +60,16 @@ class Recipe:
 
 
 def _norm(
-    features: int, recipe: Recipe, rngs: nnx.Rngs, *, zero: bool = False
+  features: int, recipe: Recipe, rngs: nnx.Rngs, *, zero: bool = False
 ) -> nn.BatchNorm:
   scale = nnx.initializers.zeros if zero else nnx.initializers.ones
   return nn.BatchNorm(
-      features,
-      momentum=0.9,
-      epsilon=1e-5,
-      dtype=recipe.dtype,
-      scale_init=scale,
-      rngs=rngs,
+    features,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=recipe.dtype,
+    scale_init=scale,
+    rngs=rngs,
   )
 
 
@@ -78,15 +77,15 @@ class PokeConv(nnx.Module):
   """Binary convolution with its shortcuts, DPReLU and squeeze-excite."""
 
   def __init__(
-      self,
-      in_features: int,
-      out_features: int,
-      kernel_size: int,
-      stride: int,
-      *,
-      recipe: Recipe,
-      last: bool = False,
-      rngs: nnx.Rngs,
+    self,
+    in_features: int,
+    out_features: int,
+    kernel_size: int,
+    stride: int,
+    *,
+    recipe: Recipe,
+    last: bool = False,
+    rngs: nnx.Rngs,
   ):
     """Makes the layers.
 
@@ -100,42 +99,40 @@ class PokeConv(nnx.Module):
       rngs: for the kernels.
     """
     self.conv = nn.Conv(
-        in_features,
-        out_features,
-        (kernel_size, kernel_size),
-        (stride, stride),
-        use_bias=False,
-        input_quantizer=recipe.activation(1),
-        kernel_quantizer=recipe.weight(1),
-        dtype=recipe.dtype,
-        rngs=rngs,
+      in_features,
+      out_features,
+      (kernel_size, kernel_size),
+      (stride, stride),
+      use_bias=False,
+      input_quantizer=recipe.activation(1),
+      kernel_quantizer=recipe.weight(1),
+      dtype=recipe.dtype,
+      rngs=rngs,
     )
     self.norm1 = _norm(out_features, recipe, rngs, zero=last)
     self.dprelu = nn.DPReLU(out_features, dtype=recipe.dtype)
     self.se = nn.SqueezeExcite(
-        in_features,
-        out_features,
-        max(in_features // 8, 1),
-        input_quantizers=(
-            recipe.activation(4),
-            recipe.activation(4, signed=False),
-        ),
-        kernel_quantizer=recipe.weight(4),
-        dtype=recipe.dtype,
-        rngs=rngs,
+      in_features,
+      out_features,
+      max(in_features // 8, 1),
+      input_quantizers=(
+        recipe.activation(4),
+        recipe.activation(4, signed=False),
+      ),
+      kernel_quantizer=recipe.weight(4),
+      dtype=recipe.dtype,
+      rngs=rngs,
     )
     self.norm2 = _norm(out_features, recipe, rngs)
 
   def __call__(
-      self, x: jax.Array, block_input: jax.Array | None = None
+    self, x: jax.Array, block_input: jax.Array | None = None
   ) -> jax.Array:
     """(N, H, W, in) to (N, H', W', out); `block_input` only for the last."""
     y = self.norm1(self.conv(x))
     y = nn.reshape_add(x, y, "zeropad", "reshape_add_local_residual")
     if block_input is not None:
-      y = nn.reshape_add(
-          block_input, y, "tile", "reshape_add_block_residual"
-      )
+      y = nn.reshape_add(block_input, y, "tile", "reshape_add_block_residual")
     y = self.dprelu(y)
     y = bits.mark(y * self.se(x), "se_mul")
     return self.norm2(y)
@@ -145,21 +142,19 @@ class Bottleneck(nnx.Module):
   """Three PokeConvs: 1x1, 3x3 with the stride, 1x1 to four times the width."""
 
   def __init__(
-      self,
-      in_features: int,
-      features: int,
-      stride: int,
-      *,
-      recipe: Recipe,
-      rngs: nnx.Rngs,
+    self,
+    in_features: int,
+    features: int,
+    stride: int,
+    *,
+    recipe: Recipe,
+    rngs: nnx.Rngs,
   ):
     """Makes the three; `features` is F, the output has 4 F channels."""
     keywords: dict[str, Any] = {"recipe": recipe, "rngs": rngs}
     self.conv1 = PokeConv(in_features, features, 1, 1, **keywords)
     self.conv2 = PokeConv(features, features, 3, stride, **keywords)
-    self.conv3 = PokeConv(
-        features, 4 * features, 1, 1, last=True, **keywords
-    )
+    self.conv3 = PokeConv(features, 4 * features, 1, 1, last=True, **keywords)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, in) to (N, H / stride, W / stride, 4 F)."""
@@ -172,19 +167,19 @@ class PokeInit(nnx.Module):
   def __init__(self, in_features: int, *, recipe: Recipe, rngs: nnx.Rngs):
     """Makes the stem for images of `in_features` channels."""
     keywords: dict[str, Any] = {
-        "use_bias": False,
-        "input_quantizer": recipe.activation(8),
-        "kernel_quantizer": recipe.weight(8),
-        "dtype": recipe.dtype,
-        "rngs": rngs,
+      "use_bias": False,
+      "input_quantizer": recipe.activation(8),
+      "kernel_quantizer": recipe.weight(8),
+      "dtype": recipe.dtype,
+      "rngs": rngs,
     }
     self.conv = nn.Conv(
-        in_features, 32, (4, 4), (4, 4), padding="VALID", **keywords
+      in_features, 32, (4, 4), (4, 4), padding="VALID", **keywords
     )
     self.norm1 = _norm(32, recipe, rngs)
     self.dprelu1 = nn.DPReLU(32, dtype=recipe.dtype)
     self.conv_group = nn.Conv(
-        32, STEM_FEATURES, (3, 3), feature_group_count=32, **keywords
+      32, STEM_FEATURES, (3, 3), feature_group_count=32, **keywords
     )
     self.norm2 = _norm(STEM_FEATURES, recipe, rngs)
     self.dprelu2 = nn.DPReLU(STEM_FEATURES, dtype=recipe.dtype)
@@ -201,14 +196,14 @@ class SmallInit(nnx.Module):
   def __init__(self, in_features: int, *, recipe: Recipe, rngs: nnx.Rngs):
     """Makes the stem for images of `in_features` channels."""
     self.conv = nn.Conv(
-        in_features,
-        STEM_FEATURES,
-        (3, 3),
-        use_bias=False,
-        input_quantizer=recipe.activation(8),
-        kernel_quantizer=recipe.weight(8),
-        dtype=recipe.dtype,
-        rngs=rngs,
+      in_features,
+      STEM_FEATURES,
+      (3, 3),
+      use_bias=False,
+      input_quantizer=recipe.activation(8),
+      kernel_quantizer=recipe.weight(8),
+      dtype=recipe.dtype,
+      rngs=rngs,
     )
     self.norm = _norm(STEM_FEATURES, recipe, rngs)
     self.dprelu = nn.DPReLU(STEM_FEATURES, dtype=recipe.dtype)
@@ -225,40 +220,36 @@ class PokeBNN(nnx.Module):
   """Stem, four stages of bottlenecks, mean, classifier."""
 
   def __init__(
-      self,
-      features: Sequence[int],
-      stages: Sequence[int],
-      num_classes: int,
-      *,
-      stem: str,
-      in_features: int,
-      recipe: Recipe,
-      rngs: nnx.Rngs,
+    self,
+    features: Sequence[int],
+    stages: Sequence[int],
+    num_classes: int,
+    *,
+    stem: str,
+    in_features: int,
+    recipe: Recipe,
+    rngs: nnx.Rngs,
   ):
     """Makes the network; see `pokebnn`."""
     self.stem = STEMS[stem](in_features, recipe=recipe, rngs=rngs)
     blocks: list[Bottleneck] = []
     channels = STEM_FEATURES
-    for stage, (count, width) in enumerate(
-        zip(stages, features, strict=True)
-    ):
+    for stage, (count, width) in enumerate(zip(stages, features, strict=True)):
       for index in range(count):
         stride = 2 if stage > 0 and index == 0 else 1
         blocks.append(
-            Bottleneck(channels, width, stride, recipe=recipe, rngs=rngs)
+          Bottleneck(channels, width, stride, recipe=recipe, rngs=rngs)
         )
         channels = 4 * width
     self.blocks = nnx.List(blocks)
     self.head = nn.Linear(
-        channels,
-        num_classes,
-        input_quantizer=recipe.activation(8),
-        # The switch to quantized weights does not reach the classifier.
-        kernel_quantizer=dataclasses.replace(recipe, weights_from=0.0).weight(
-            8
-        ),
-        dtype=recipe.dtype,
-        rngs=rngs,
+      channels,
+      num_classes,
+      input_quantizer=recipe.activation(8),
+      # The switch to quantized weights does not reach the classifier.
+      kernel_quantizer=dataclasses.replace(recipe, weights_from=0.0).weight(8),
+      dtype=recipe.dtype,
+      rngs=rngs,
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -272,19 +263,19 @@ class PokeBNN(nnx.Module):
 
 @_base.REGISTRY.register
 def pokebnn(
-    width: float = 1.0,
-    num_classes: int = 1000,
-    *,
-    stages: Sequence[int] = (3, 4, 6, 3),
-    features: Sequence[int] = (64, 128, 256, 512),
-    stem: Literal["patch4", "conv3"] = "patch4",
-    in_features: int = 3,
-    quantized: bool = True,
-    weights_from: float = 0.0,
-    bounds_at: float = 0.0,
-    bound: float = 3.0,
-    dtype: Any = jnp.float32,
-    rngs: nnx.Rngs,
+  width: float = 1.0,
+  num_classes: int = 1000,
+  *,
+  stages: Sequence[int] = (3, 4, 6, 3),
+  features: Sequence[int] = (64, 128, 256, 512),
+  stem: Literal["patch4", "conv3"] = "patch4",
+  in_features: int = 3,
+  quantized: bool = True,
+  weights_from: float = 0.0,
+  bounds_at: float = 0.0,
+  bound: float = 3.0,
+  dtype: Any = jnp.float32,
+  rngs: nnx.Rngs,
 ) -> PokeBNN:
   """PokeBNN at any width: body W1A1, squeeze-excite W4A4, ends W8A8.
 
@@ -313,16 +304,16 @@ def pokebnn(
   scaled = [int(width * count) for count in features]
   if min(scaled) < 1 or len(scaled) != len(stages):
     raise errors.UserError(
-        f"pokebnn: width {width} of features {tuple(features)} for stages"
-        f" {tuple(stages)} leaves {scaled}; every stage needs at least one"
+      f"pokebnn: width {width} of features {tuple(features)} for stages"
+      f" {tuple(stages)} leaves {scaled}; every stage needs at least one"
     )
   recipe = Recipe(quantized, weights_from, bounds_at, bound, dtype)
   return PokeBNN(
-      scaled,
-      stages,
-      num_classes,
-      stem=stem,
-      in_features=in_features,
-      recipe=recipe,
-      rngs=rngs,
+    scaled,
+    stages,
+    num_classes,
+    stem=stem,
+    in_features=in_features,
+    recipe=recipe,
+    rngs=rngs,
   )

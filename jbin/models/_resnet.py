@@ -22,7 +22,7 @@ from jbin import errors, nn, quantizers
 from jbin.models import _base
 
 _BITS = re.compile(
-    r"w(?P<w>\d)(a(?P<a>\d)|_weightonly)?(_firstlast(?P<ends>8|float))?"
+  r"w(?P<w>\d)(a(?P<a>\d)|_weightonly)?(_firstlast(?P<ends>8|float))?"
 )
 
 
@@ -32,10 +32,10 @@ class BitPair:
 
   weight: int | None = None
   activation: int | None = None
-  ends: "BitPair | None" = None
+  ends: BitPair | None = None
 
   def quantizers(
-      self, bounds_at: float
+    self, bounds_at: float
   ) -> dict[str, quantizers.Quantizer | None]:
     """The arguments of a layer that these widths stand for.
 
@@ -52,12 +52,12 @@ class BitPair:
       activation = quantizers.sign()
     elif self.activation is not None:
       activation = quantizers.ema_bounds(
-          self.activation, start=bounds_at, per_channel=False
+        self.activation, start=bounds_at, per_channel=False
       )
     return {"input_quantizer": activation, "kernel_quantizer": weight}
 
   @property
-  def first_last(self) -> "BitPair":
+  def first_last(self) -> BitPair:
     """The widths of the stem and the classifier."""
     return self.ends or self
 
@@ -77,9 +77,9 @@ def parse_bits(text: str) -> BitPair:
   widths = found and [int(found[g]) for g in ("w", "a") if found[g]]
   if not found or not all(1 <= width <= 8 for width in widths or ()):
     raise errors.UserError(
-        f"bits {text!r}: write float32, bfloat16, wW or wWaA, with W and A"
-        " from 1 to 8, and perhaps _firstlast8 or _firstlastfloat, as in w8a8"
-        " or w4a4_firstlast8"
+      f"bits {text!r}: write float32, bfloat16, wW or wWaA, with W and A"
+      " from 1 to 8, and perhaps _firstlast8 or _firstlastfloat, as in w8a8"
+      " or w4a4_firstlast8"
     )
   activation = int(found["a"]) if found["a"] else None
   ends = None
@@ -100,40 +100,40 @@ class _Make:
   rngs: nnx.Rngs
 
   def conv(
-      self,
-      in_features: int,
-      features: int,
-      size: int,
-      stride: int = 1,
-      padding: Any = "SAME",
-      bits: BitPair | None = None,
+    self,
+    in_features: int,
+    features: int,
+    size: int,
+    stride: int = 1,
+    padding: Any = "SAME",
+    bits: BitPair | None = None,
   ) -> nn.Conv:
     """A convolution without bias; fan-out initialisation."""
     return nn.Conv(
-        in_features,
-        features,
-        (size, size),
-        (stride, stride),
-        padding=padding,
-        use_bias=False,
-        dtype=self.dtype,
-        kernel_init=nnx.initializers.variance_scaling(
-            2.0, "fan_out", "truncated_normal"
-        ),
-        rngs=self.rngs,
-        **(bits or self.bits).quantizers(self.bounds_at),  # pyright: ignore[reportArgumentType]
+      in_features,
+      features,
+      (size, size),
+      (stride, stride),
+      padding=padding,
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=nnx.initializers.variance_scaling(
+        2.0, "fan_out", "truncated_normal"
+      ),
+      rngs=self.rngs,
+      **(bits or self.bits).quantizers(self.bounds_at),  # pyright: ignore[reportArgumentType]
     )
 
   def norm(self, features: int, *, zero: bool = False) -> nn.BatchNorm:
     """A batch norm; `zero` for the last of a block."""
     init = nnx.initializers.zeros if zero else nnx.initializers.ones
     return nn.BatchNorm(
-        features,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=self.dtype,
-        scale_init=init,
-        rngs=self.rngs,
+      features,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=self.dtype,
+      scale_init=init,
+      rngs=self.rngs,
     )
 
 
@@ -141,12 +141,12 @@ class Block(nnx.Module):
   """A residual block: its convolutions, their norms, and the projection."""
 
   def __init__(
-      self,
-      in_features: int,
-      features: Sequence[int],
-      sizes: Sequence[int],
-      strides: Sequence[int],
-      make: _Make,
+    self,
+    in_features: int,
+    features: Sequence[int],
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    make: _Make,
   ):
     """Makes the block.
 
@@ -159,27 +159,27 @@ class Block(nnx.Module):
     """
     out, stride = features[-1], max(strides)
     if in_features != out or stride != 1:
-      self.proj_conv = make.conv(in_features, out, 1, stride)
-      self.proj_norm = make.norm(out)
+      self.proj_conv: nn.Conv | None = make.conv(in_features, out, 1, stride)
+      self.proj_norm: nn.BatchNorm | None = make.norm(out)
     else:
       self.proj_conv = nnx.data(None)
       self.proj_norm = nnx.data(None)
     widths = [in_features, *features]
     self.convs = nnx.List(
-        [
-            make.conv(widths[i], widths[i + 1], sizes[i], strides[i])
-            for i in range(len(features))
-        ]
+      [
+        make.conv(widths[i], widths[i + 1], sizes[i], strides[i])
+        for i in range(len(features))
+      ]
     )
     last = len(features) - 1
     self.norms = nnx.List(
-        [make.norm(f, zero=i == last) for i, f in enumerate(features)]
+      [make.norm(f, zero=i == last) for i, f in enumerate(features)]
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, in) to (N, H / stride, W / stride, out)."""
     shortcut = x
-    if self.proj_conv is not None:
+    if self.proj_conv is not None and self.proj_norm is not None:
       shortcut = self.proj_norm(self.proj_conv(x))
     last = len(self.convs) - 1
     for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
@@ -192,15 +192,15 @@ class ResNet(nnx.Module):
   """Stem, four stages, mean, classifier."""
 
   def __init__(
-      self,
-      stages: Sequence[int],
-      num_classes: int,
-      *,
-      first_width: int,
-      bottleneck: bool,
-      small: bool,
-      in_features: int,
-      make: _Make,
+    self,
+    stages: Sequence[int],
+    num_classes: int,
+    *,
+    first_width: int,
+    bottleneck: bool,
+    small: bool,
+    in_features: int,
+    make: _Make,
   ):
     """Makes the network; see `resnet50`.
 
@@ -218,7 +218,7 @@ class ResNet(nnx.Module):
     padding = ((edge, edge), (edge, edge))
     self.small = small
     self.conv = make.conv(
-        in_features, first_width, size, stride, padding=padding, bits=ends
+      in_features, first_width, size, stride, padding=padding, bits=ends
     )
     self.norm = make.norm(first_width)
     blocks: list[Block] = []
@@ -235,18 +235,18 @@ class ResNet(nnx.Module):
         channels = shape[0][-1]
     self.blocks = nnx.List(blocks)
     self.head = nn.Linear(
-        channels,
-        num_classes,
-        dtype=make.dtype,
-        rngs=make.rngs,
-        **ends.quantizers(make.bounds_at),  # pyright: ignore[reportArgumentType]
+      channels,
+      num_classes,
+      dtype=make.dtype,
+      rngs=make.rngs,
+      **ends.quantizers(make.bounds_at),  # pyright: ignore[reportArgumentType]
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) images to (N, num_classes) logits."""
     x = jax.nn.relu(self.norm(self.conv(x)))
     if not self.small:
-      x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
     for block in self.blocks:
       x = block(x)
     return self.head(x.mean((1, 2)))
@@ -260,13 +260,13 @@ def _make(bits: str, bounds_at: float, dtype: Any, rngs: nnx.Rngs) -> _Make:
 
 @_base.REGISTRY.register
 def resnet50(
-    bits: str = "float32",
-    num_classes: int = 1000,
-    *,
-    in_features: int = 3,
-    bounds_at: float = 0.06,
-    dtype: Any = jnp.float32,
-    rngs: nnx.Rngs,
+  bits: str = "float32",
+  num_classes: int = 1000,
+  *,
+  in_features: int = 3,
+  bounds_at: float = 0.06,
+  dtype: Any = jnp.float32,
+  rngs: nnx.Rngs,
 ) -> ResNet:
   """ResNet-50 v1.5, float or with weights and activations of 1 to 8 bits.
 
@@ -283,51 +283,51 @@ def resnet50(
     errors.UserError: if `bits` cannot be read.
   """
   return ResNet(
-      (3, 4, 6, 3),
-      num_classes,
-      first_width=64,
-      bottleneck=True,
-      small=False,
-      in_features=in_features,
-      make=_make(bits, bounds_at, dtype, rngs),
+    (3, 4, 6, 3),
+    num_classes,
+    first_width=64,
+    bottleneck=True,
+    small=False,
+    in_features=in_features,
+    make=_make(bits, bounds_at, dtype, rngs),
   )
 
 
 @_base.REGISTRY.register
 def resnet18(
-    bits: str = "float32",
-    num_classes: int = 1000,
-    *,
-    in_features: int = 3,
-    bounds_at: float = 0.06,
-    dtype: Any = jnp.float32,
-    rngs: nnx.Rngs,
+  bits: str = "float32",
+  num_classes: int = 1000,
+  *,
+  in_features: int = 3,
+  bounds_at: float = 0.06,
+  dtype: Any = jnp.float32,
+  rngs: nnx.Rngs,
 ) -> ResNet:
   """ResNet-18, float or with weights and activations of 1 to 8 bits.
 
   Arguments and errors as for `resnet50`.
   """
   return ResNet(
-      (2, 2, 2, 2),
-      num_classes,
-      first_width=64,
-      bottleneck=False,
-      small=False,
-      in_features=in_features,
-      make=_make(bits, bounds_at, dtype, rngs),
+    (2, 2, 2, 2),
+    num_classes,
+    first_width=64,
+    bottleneck=False,
+    small=False,
+    in_features=in_features,
+    make=_make(bits, bounds_at, dtype, rngs),
   )
 
 
 @_base.REGISTRY.register
 def resnet20(
-    bits: str = "float32",
-    num_classes: int = 10,
-    *,
-    width: int = 16,
-    in_features: int = 3,
-    bounds_at: float = 0.06,
-    dtype: Any = jnp.float32,
-    rngs: nnx.Rngs,
+  bits: str = "float32",
+  num_classes: int = 10,
+  *,
+  width: int = 16,
+  in_features: int = 3,
+  bounds_at: float = 0.06,
+  dtype: Any = jnp.float32,
+  rngs: nnx.Rngs,
 ) -> ResNet:
   """ResNet-20 for images of 32 pixels, float or of 1 to 8 bits.
 
@@ -335,11 +335,11 @@ def resnet20(
   Differs from the paper in: projections where shapes change (option B).
   """
   return ResNet(
-      (3, 3, 3),
-      num_classes,
-      first_width=width,
-      bottleneck=False,
-      small=True,
-      in_features=in_features,
-      make=_make(bits, bounds_at, dtype, rngs),
+    (3, 3, 3),
+    num_classes,
+    first_width=width,
+    bottleneck=False,
+    small=True,
+    in_features=in_features,
+    make=_make(bits, bounds_at, dtype, rngs),
   )

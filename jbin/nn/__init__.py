@@ -9,14 +9,14 @@ from jbin.nn._reshape_add import reshape_add
 from jbin.nn._squeeze_excite import SqueezeExcite
 
 __all__ = [
-    "BatchNorm",
-    "Conv",
-    "DPReLU",
-    "Einsum",
-    "Embed",
-    "Linear",
-    "Quantizer",
-    "QuantizerStat",
-    "SqueezeExcite",
-    "reshape_add",
+  "BatchNorm",
+  "Conv",
+  "DPReLU",
+  "Einsum",
+  "Embed",
+  "Linear",
+  "Quantizer",
+  "QuantizerStat",
+  "SqueezeExcite",
+  "reshape_add",
 ]

@@ -21,12 +21,12 @@ class DPReLU(nnx.Module):
   """
 
   def __init__(
-      self,
-      features: int,
-      *,
-      neg_slope: float = 0.25,
-      pos_slope: float = 1.0,
-      dtype: Any = None,
+    self,
+    features: int,
+    *,
+    neg_slope: float = 0.25,
+    pos_slope: float = 1.0,
+    dtype: Any = None,
   ):
     """Makes the parameters.
 
@@ -48,8 +48,8 @@ class DPReLU(nnx.Module):
     dtype = self.dtype or x.dtype
     shape = (1,) * (x.ndim - 1) + (-1,)
     bias_x, bias_y, neg, pos = (
-        jnp.reshape(p[...], shape)
-        for p in (self.bias_x, self.bias_y, self.neg_slope, self.pos_slope)
+      jnp.reshape(p[...], shape)
+      for p in (self.bias_x, self.bias_y, self.neg_slope, self.pos_slope)
     )
     u = x - bias_x
     y = jnp.where(u >= 0, pos, neg) * u - bias_y

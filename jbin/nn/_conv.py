@@ -23,17 +23,17 @@ class Conv(nnx.Conv):
   """
 
   def __init__(
-      self,
-      in_features: int,
-      out_features: int,
-      kernel_size: int | Sequence[int],
-      strides: int | Sequence[int] | None = 1,
-      *,
-      input_quantizer: Quantizer | None = None,
-      kernel_quantizer: Quantizer | None = None,
-      grad_precision: products.GradPrecision = "float32",
-      rngs: nnx.Rngs,
-      **kwargs: Any,
+    self,
+    in_features: int,
+    out_features: int,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] | None = 1,
+    *,
+    input_quantizer: Quantizer | None = None,
+    kernel_quantizer: Quantizer | None = None,
+    grad_precision: products.GradPrecision = "float32",
+    rngs: nnx.Rngs,
+    **kwargs: Any,
   ):
     """Makes the layer.
 
@@ -49,9 +49,9 @@ class Conv(nnx.Conv):
       **kwargs: as in `nnx.Conv`.
     """
     super().__init__(
-        in_features, out_features, kernel_size, strides, rngs=rngs, **kwargs
+      in_features, out_features, kernel_size, strides, rngs=rngs, **kwargs
     )
-    self.grad_precision = grad_precision
+    self.grad_precision: products.GradPrecision = grad_precision
     self.input_quantizer = _quantizer.hold(input_quantizer, in_features)
     self.kernel_quantizer = _quantizer.hold(kernel_quantizer, out_features)
     if input_quantizer is not None or kernel_quantizer is not None:
@@ -64,12 +64,12 @@ class Conv(nnx.Conv):
     return tuple(option)
 
   def _padded(
-      self, x: jax.Array, dilation: tuple[int, ...]
+    self, x: jax.Array, dilation: tuple[int, ...]
   ) -> tuple[jax.Array, Any]:
     """The input with the borders that are not zeros, and the zero padding."""
     padding = self.padding
     reach = [
-        (k - 1) * d for k, d in zip(self.kernel_size, dilation, strict=True)
+      (k - 1) * d for k, d in zip(self.kernel_size, dilation, strict=True)
     ]
     if padding in ("CIRCULAR", "REFLECT"):
       mode = "wrap" if padding == "CIRCULAR" else "reflect"
@@ -78,7 +78,7 @@ class Conv(nnx.Conv):
     if padding == "CAUSAL":
       if len(reach) != 1:
         raise errors.UserError(
-            f"Conv: causal padding needs one spatial axis, not {len(reach)}"
+          f"Conv: causal padding needs one spatial axis, not {len(reach)}"
         )
       return x, [(reach[0], 0)]
     if isinstance(padding, int):
@@ -95,8 +95,8 @@ class Conv(nnx.Conv):
     item = len(self.kernel_size) + 1
     if inputs.ndim < item or inputs.shape[-1] != self.in_features:
       raise errors.UserError(
-          f"Conv: expected (batch..., {item - 1} spatial axes,"
-          f" {self.in_features}), got {inputs.shape}"
+        f"Conv: expected (batch..., {item - 1} spatial axes,"
+        f" {self.in_features}), got {inputs.shape}"
       )
     batch = inputs.shape[:-item]
     x = jnp.reshape(inputs, (-1, *inputs.shape[-item:]))
@@ -104,18 +104,18 @@ class Conv(nnx.Conv):
     x, padding = self._padded(x, dilation)
     x, kernel, dtype = _linear.operands(self, x, self.kernel[...])
     y = products.conv_general_dilated(
-        x,
-        kernel,
-        self._each(self.strides),
-        padding,
-        lhs_dilation=self._each(self.input_dilation),
-        rhs_dilation=dilation,
-        feature_group_count=self.feature_group_count,
-        precision=self.precision,
-        grad_precision=self.grad_precision,
+      x,
+      kernel,
+      self._each(self.strides),
+      padding,
+      lhs_dilation=self._each(self.input_dilation),
+      rhs_dilation=dilation,
+      feature_group_count=self.feature_group_count,
+      precision=self.precision,
+      grad_precision=self.grad_precision,
     )
     if self.bias is not None:
       y += jnp.reshape(
-          self.bias[...].astype(dtype), (1,) * (y.ndim - 1) + (-1,)
+        self.bias[...].astype(dtype), (1,) * (y.ndim - 1) + (-1,)
       )
     return jnp.reshape(y, (*batch, *y.shape[1:]))

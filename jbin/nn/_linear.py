@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.typing import Dtype
 
 from jbin import errors, products
 from jbin.nn import _quantizer
@@ -16,7 +15,7 @@ from jbin.quantizers import Quantized, Quantizer
 
 
 def operands(
-    layer: Any, x: jax.Array, kernel: jax.Array
+  layer: Any, x: jax.Array, kernel: jax.Array
 ) -> tuple[products.Operand, products.Operand, Any]:
   """Input and kernel, quantized where the layer says so, in its dtype.
 
@@ -40,8 +39,8 @@ def refuse(layer: str, options: dict[str, Any]) -> None:
   for name, value in options.items():
     if value is not None:
       raise errors.UserError(
-          f"{layer}: {name}={value!r} has no meaning with a quantizer;"
-          f" leave {name} out, or the quantizers"
+        f"{layer}: {name}={value!r} has no meaning with a quantizer;"
+        f" leave {name} out, or the quantizers"
       )
 
 
@@ -53,15 +52,15 @@ class Linear(nnx.Linear):
   """
 
   def __init__(
-      self,
-      in_features: int,
-      out_features: int,
-      *,
-      input_quantizer: Quantizer | None = None,
-      kernel_quantizer: Quantizer | None = None,
-      grad_precision: products.GradPrecision = "float32",
-      rngs: nnx.Rngs,
-      **kwargs: Any,
+    self,
+    in_features: int,
+    out_features: int,
+    *,
+    input_quantizer: Quantizer | None = None,
+    kernel_quantizer: Quantizer | None = None,
+    grad_precision: products.GradPrecision = "float32",
+    rngs: nnx.Rngs,
+    **kwargs: Any,
   ):
     """Makes the layer.
 
@@ -75,7 +74,7 @@ class Linear(nnx.Linear):
       **kwargs: as in `nnx.Linear`.
     """
     super().__init__(in_features, out_features, rngs=rngs, **kwargs)
-    self.grad_precision = grad_precision
+    self.grad_precision: products.GradPrecision = grad_precision
     self.input_quantizer = _quantizer.hold(input_quantizer, in_features)
     self.kernel_quantizer = _quantizer.hold(kernel_quantizer, out_features)
 
@@ -86,15 +85,15 @@ class Linear(nnx.Linear):
     refuse("Linear", {"out_sharding": out_sharding})
     x, kernel, dtype = operands(self, inputs, self.kernel[...])
     y = products.dot_general(
-        x,
-        kernel,
-        (((inputs.ndim - 1,), (0,)), ((), ())),
-        precision=self.precision,
-        grad_precision=self.grad_precision,
+      x,
+      kernel,
+      (((inputs.ndim - 1,), (0,)), ((), ())),
+      precision=self.precision,
+      grad_precision=self.grad_precision,
     )
     if self.bias is not None:
       y += jnp.reshape(
-          self.bias[...].astype(dtype), (1,) * (y.ndim - 1) + (-1,)
+        self.bias[...].astype(dtype), (1,) * (y.ndim - 1) + (-1,)
       )
     return y
 
@@ -106,16 +105,16 @@ class Einsum(nnx.Einsum):
   """
 
   def __init__(
-      self,
-      einsum_str: str,
-      kernel_shape: tuple[int, ...],
-      bias_shape: tuple[int, ...] | None = None,
-      *,
-      input_quantizer: Quantizer | None = None,
-      kernel_quantizer: Quantizer | None = None,
-      grad_precision: products.GradPrecision = "float32",
-      rngs: nnx.Rngs,
-      **kwargs: Any,
+    self,
+    einsum_str: str,
+    kernel_shape: tuple[int, ...],
+    bias_shape: tuple[int, ...] | None = None,
+    *,
+    input_quantizer: Quantizer | None = None,
+    kernel_quantizer: Quantizer | None = None,
+    grad_precision: products.GradPrecision = "float32",
+    rngs: nnx.Rngs,
+    **kwargs: Any,
   ):
     """Makes the layer.
 
@@ -130,12 +129,10 @@ class Einsum(nnx.Einsum):
       rngs: as in `nnx.Einsum`.
       **kwargs: as in `nnx.Einsum`.
     """
-    super().__init__(
-        einsum_str, kernel_shape, bias_shape, rngs=rngs, **kwargs
-    )
+    super().__init__(einsum_str, kernel_shape, bias_shape, rngs=rngs, **kwargs)
     left, right = einsum_str.replace(" ", "").split("->")[0].split(",")
     sizes = dict(zip(right, kernel_shape, strict=False))
-    self.grad_precision = grad_precision
+    self.grad_precision: products.GradPrecision = grad_precision
     # An input's last axis is a kernel's axis in every layer-like einsum; where
     # it is not, a quantizer with channels cannot know its size.
     channels = sizes.get(left[-1], 1)
@@ -143,28 +140,30 @@ class Einsum(nnx.Einsum):
     self.kernel_quantizer = _quantizer.hold(kernel_quantizer, kernel_shape[-1])
 
   def __call__(
-      self,
-      inputs: jax.Array,
-      einsum_str: str | None = None,
-      out_sharding: Any = None,
+    self,
+    inputs: jax.Array,
+    einsum_str: str | None = None,
+    out_sharding: Any = None,
   ) -> jax.Array:
     """The einsum of `inputs` with the kernel, plus the bias."""
     if self.input_quantizer is None and self.kernel_quantizer is None:
       return super().__call__(inputs, einsum_str, out_sharding)
     refuse("Einsum", {"out_sharding": out_sharding})
-    equation = nnx.first_from(
-        einsum_str, self.einsum_str, error_msg="Einsum needs an einsum_str"
-    ).replace(" ", "")
+    equation = (einsum_str or self.einsum_str).replace(" ", "")
     x, kernel, dtype = operands(self, inputs, self.kernel[...])
     y = products.einsum(
-        equation,
-        x,
-        kernel,
-        precision=self.precision,
-        grad_precision=self.grad_precision,
+      equation,
+      x,
+      kernel,
+      precision=self.precision,
+      grad_precision=self.grad_precision,
     )
     if self.bias is not None:
-      shape = self._infer_broadcasted_bias_shape(equation, inputs, self.kernel)
+      operand, out = equation.split("->")
+      sizes = dict(
+        zip(operand.split(",")[1], self.kernel_shape, strict=True)
+      )
+      shape = [sizes.get(axis, 1) for axis in out]
       y += jnp.reshape(self.bias[...].astype(dtype), shape)
     return y
 
@@ -173,13 +172,13 @@ class Embed(nnx.Embed):
   """`nnx.Embed` that can quantize its table (rows are the vectors)."""
 
   def __init__(
-      self,
-      num_embeddings: int,
-      features: int,
-      *,
-      embedding_quantizer: Quantizer | None = None,
-      rngs: nnx.Rngs,
-      **kwargs: Any,
+    self,
+    num_embeddings: int,
+    features: int,
+    *,
+    embedding_quantizer: Quantizer | None = None,
+    rngs: nnx.Rngs,
+    **kwargs: Any,
   ):
     """Makes the layer.
 
@@ -194,9 +193,6 @@ class Embed(nnx.Embed):
     super().__init__(num_embeddings, features, rngs=rngs, **kwargs)
     self.embedding_quantizer = _quantizer.hold(embedding_quantizer, features)
 
-  def _table(self, dtype: Dtype) -> jax.Array:
-    return self.embedding_quantizer(self.embedding[...]).value.astype(dtype)
-
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """Integers of any shape to rows: (...) to (..., features)."""
     if self.embedding_quantizer is None:
@@ -204,10 +200,10 @@ class Embed(nnx.Embed):
     refuse("Embed", {"out_sharding": out_sharding})
     if not jnp.issubdtype(inputs.dtype, jnp.integer):
       raise errors.UserError(
-          f"Embed takes integers, got {inputs.dtype} of shape {inputs.shape}"
+        f"Embed takes integers, got {inputs.dtype} of shape {inputs.shape}"
       )
-    table = self._table(self.dtype or self.embedding.dtype)
-    return jnp.take(table, inputs, axis=0)
+    table = self.embedding_quantizer(self.embedding[...]).value
+    return jnp.take(table.astype(self.dtype or table.dtype), inputs, axis=0)
 
   def attend(self, query: jax.Array, out_sharding: Any = None) -> jax.Array:
     """Scores of `query` (..., features) against every row."""
@@ -215,4 +211,5 @@ class Embed(nnx.Embed):
       return super().attend(query, out_sharding=out_sharding)
     refuse("Embed", {"out_sharding": out_sharding})
     dtype = self.dtype or query.dtype
-    return jnp.dot(query.astype(dtype), self._table(dtype).T)
+    table = self.embedding_quantizer(self.embedding[...]).value
+    return jnp.dot(query.astype(dtype), table.astype(dtype).T)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jbin import errors, schedules
-from jbin.quantizers import Quantized
-from jbin.quantizers import Quantizer as Spec
+from jbin.quantizers import Quantized, Quantizer as Spec
 
 
 class QuantizerStat(nnx.Variable[jax.Array]):
@@ -41,26 +40,26 @@ class Quantizer(nnx.Module):
     """
     if not isinstance(spec, Spec):
       raise errors.UserError(
-          f"expected a quantizer such as jbin.quantizers.sign(), got {spec!r}"
+        f"expected a quantizer such as jbin.quantizers.sign(), got {spec!r}"
       )
     self.spec = spec
     self.use_running_average = False
     self.learned = nnx.Dict(
-        {
-            name: nnx.Param(value)
-            for name, value in spec.parameters(channels).items()
-        }
+      {
+        name: nnx.Param(value)
+        for name, value in spec.parameters(channels).items()
+      }
     )
     self.statistics = nnx.Dict(
-        {
-            name: QuantizerStat(value)
-            for name, value in spec.statistics(channels).items()
-        }
+      {
+        name: QuantizerStat(value)
+        for name, value in spec.statistics(channels).items()
+      }
     )
     self.progress = (
-        schedules.Progress(jnp.zeros((), jnp.float32))
-        if spec.scheduled
-        else nnx.data(None)
+      schedules.Progress(jnp.zeros((), jnp.float32))
+      if spec.scheduled
+      else nnx.data(None)
     )
 
   def __call__(self, x: jax.Array) -> Quantized:

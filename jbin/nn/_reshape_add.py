@@ -12,7 +12,7 @@ from jbin import bits, errors
 
 
 def _channels(
-    r: jax.Array, channels: int, method: Literal["zeropad", "tile"]
+  r: jax.Array, channels: int, method: Literal["zeropad", "tile"]
 ) -> jax.Array:
   """Step 1 and 2: as many channels as asked."""
   have = r.shape[-1]
@@ -36,10 +36,10 @@ def _pool(r: jax.Array) -> jax.Array:
 
 
 def reshape_add(
-    r: jax.Array,
-    x: jax.Array,
-    method: Literal["zeropad", "tile"],
-    name: str = "reshape_add",
+  r: jax.Array,
+  x: jax.Array,
+  method: Literal["zeropad", "tile"],
+  name: str = "reshape_add",
 ) -> jax.Array:
   """`x + R(r)`, where R gives `r` the shape of `x` (PokeBNN).
 
@@ -66,7 +66,7 @@ def reshape_add(
     shortcut = _pool(shortcut)
   if shortcut.shape != x.shape:
     raise errors.UserError(
-        f"reshape_add: {r.shape} cannot be added to {x.shape}; positions must"
-        " be equal, or halved by a stride of 2"
+      f"reshape_add: {r.shape} cannot be added to {x.shape}; positions must"
+      " be equal, or halved by a stride of 2"
     )
   return bits.mark(x + shortcut, name)

@@ -26,18 +26,18 @@ class SqueezeExcite(nnx.Module):
   """
 
   def __init__(
-      self,
-      in_features: int,
-      out_features: int,
-      hidden: int,
-      *,
-      input_quantizers: tuple[Quantizer | None, Quantizer | None] = (
-          None,
-          None,
-      ),
-      kernel_quantizer: Quantizer | None = None,
-      dtype: Any = None,
-      rngs: nnx.Rngs,
+    self,
+    in_features: int,
+    out_features: int,
+    hidden: int,
+    *,
+    input_quantizers: tuple[Quantizer | None, Quantizer | None] = (
+      None,
+      None,
+    ),
+    kernel_quantizer: Quantizer | None = None,
+    dtype: Any = None,
+    rngs: nnx.Rngs,
   ):
     """Makes both convolutions.
 
@@ -52,15 +52,15 @@ class SqueezeExcite(nnx.Module):
     """
     first, second = input_quantizers
     keywords: dict[str, Any] = {
-        "kernel_quantizer": kernel_quantizer,
-        "dtype": dtype,
-        "rngs": rngs,
+      "kernel_quantizer": kernel_quantizer,
+      "dtype": dtype,
+      "rngs": rngs,
     }
     self.fc1 = _conv.Conv(
-        in_features, hidden, (1, 1), input_quantizer=first, **keywords
+      in_features, hidden, (1, 1), input_quantizer=first, **keywords
     )
     self.fc2 = _conv.Conv(
-        hidden, out_features, (1, 1), input_quantizer=second, **keywords
+      hidden, out_features, (1, 1), input_quantizer=second, **keywords
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:

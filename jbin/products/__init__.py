@@ -6,10 +6,10 @@ from jbin.products._dot import dot_general, einsum
 from jbin.products._form import Form
 
 __all__ = [
-    "Form",
-    "GradPrecision",
-    "Operand",
-    "conv_general_dilated",
-    "dot_general",
-    "einsum",
+  "Form",
+  "GradPrecision",
+  "Operand",
+  "conv_general_dilated",
+  "dot_general",
+  "einsum",
 ]

@@ -19,37 +19,37 @@ def _numbers(ndim: int) -> lax.ConvDimensionNumbers:
   spatial = tuple(range(1, ndim - 1))
   io = (0, ndim - 1, *spatial)
   return lax.ConvDimensionNumbers(
-      io, (ndim - 1, ndim - 2, *range(ndim - 2)), io
+    io, (ndim - 1, ndim - 2, *range(ndim - 2)), io
   )
 
 
 def _apply(
-    keywords: tuple[tuple[str, Any], ...],
-    lhs: jax.Array,
-    rhs: jax.Array,
-    total: Any,
+  keywords: tuple[tuple[str, Any], ...],
+  lhs: jax.Array,
+  rhs: jax.Array,
+  total: Any,
 ) -> jax.Array:
   return lax.conv_general_dilated(
-      lhs,
-      rhs,
-      dimension_numbers=_numbers(lhs.ndim),
-      preferred_element_type=total,
-      **dict(keywords),
+    lhs,
+    rhs,
+    dimension_numbers=_numbers(lhs.ndim),
+    preferred_element_type=total,
+    **dict(keywords),
   )
 
 
 def conv_general_dilated(
-    x: _core.Operand,
-    w: _core.Operand,
-    window_strides: Sequence[int],
-    padding: Padding,
-    *,
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    feature_group_count: int = 1,
-    precision: lax.PrecisionLike = None,
-    form: _form.Form = "auto",
-    grad_precision: _core.GradPrecision = "float32",
+  x: _core.Operand,
+  w: _core.Operand,
+  window_strides: Sequence[int],
+  padding: Padding,
+  *,
+  lhs_dilation: Sequence[int] | None = None,
+  rhs_dilation: Sequence[int] | None = None,
+  feature_group_count: int = 1,
+  precision: lax.PrecisionLike = None,
+  form: _form.Form = "auto",
+  grad_precision: _core.GradPrecision = "float32",
 ) -> jax.Array:
   """`lax.conv_general_dilated`, channels last, of float or `Quantized`.
 
@@ -74,22 +74,20 @@ def conv_general_dilated(
   if not isinstance(padding, str):
     padding = tuple((int(low), int(high)) for low, high in padding)
   keywords = {
-      "window_strides": tuple(window_strides),
-      "padding": padding,
-      "lhs_dilation": None if lhs_dilation is None else tuple(lhs_dilation),
-      "rhs_dilation": None if rhs_dilation is None else tuple(rhs_dilation),
-      "feature_group_count": feature_group_count,
-      "precision": precision,
+    "window_strides": tuple(window_strides),
+    "padding": padding,
+    "lhs_dilation": None if lhs_dilation is None else tuple(lhs_dilation),
+    "rhs_dilation": None if rhs_dilation is None else tuple(rhs_dilation),
+    "feature_group_count": feature_group_count,
+    "precision": precision,
   }
   none = (None,) * (x.ndim - 1)
   geometry = _core.Geometry(
-      apply=functools.partial(_apply, tuple(keywords.items())),
-      lhs_out=(0, *none),
-      rhs_out=(*none, x.ndim - 1),
-      out_ndim=x.ndim,
-      kind="conv",
-      groups=feature_group_count,
+    apply=functools.partial(_apply, tuple(keywords.items())),
+    lhs_out=(0, *none),
+    rhs_out=(*none, x.ndim - 1),
+    out_ndim=x.ndim,
+    kind="conv",
+    groups=feature_group_count,
   )
-  return _core.product(
-      x, w, geometry, form=form, grad_precision=grad_precision
-  )
+  return _core.product(x, w, geometry, form=form, grad_precision=grad_precision)

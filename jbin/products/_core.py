@@ -61,12 +61,12 @@ class _Plan:
 
 
 def product(
-    x: Operand,
-    w: Operand,
-    geometry: Geometry,
-    *,
-    form: _form.Form = "auto",
-    grad_precision: GradPrecision = "float32",
+  x: Operand,
+  w: Operand,
+  geometry: Geometry,
+  *,
+  form: _form.Form = "auto",
+  grad_precision: GradPrecision = "float32",
 ) -> jax.Array:
   """The product of `x` and `w`, in the dtype of their values."""
   xs = _with_codes(x, geometry.lhs_out)
@@ -77,19 +77,19 @@ def product(
   if form == "auto":
     form = _choose(values, xs, ws, geometry)
   plan = _Plan(
-      geometry=geometry,
-      form=form,
-      grad_precision=grad_precision,
-      levels=tuple(q.levels if q else None for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
-      one_bit=tuple(bool(q and q.bits == 1) for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
-      dtype=jnp.result_type(*values),
+    geometry=geometry,
+    form=form,
+    grad_precision=grad_precision,
+    levels=tuple(q.levels if q else None for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
+    one_bit=tuple(bool(q and q.bits == 1) for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
+    dtype=jnp.result_type(*values),
   )
   pairs = tuple((q.codes, q.scale) if q else None for q in (xs, ws))
   return _product(plan, *values, *pairs)
 
 
 def _with_codes(
-    operand: Operand, out: tuple[int | None, ...]
+  operand: Operand, out: tuple[int | None, ...]
 ) -> Quantized | None:
   """The operand if a product can work on its codes, else None.
 
@@ -106,33 +106,33 @@ def _with_codes(
 
 
 def _choose(
-    values: tuple[jax.Array, ...],
-    xs: Quantized | None,
-    ws: Quantized | None,
-    geometry: Geometry,
+  values: tuple[jax.Array, ...],
+  xs: Quantized | None,
+  ws: Quantized | None,
+  geometry: Geometry,
 ) -> _form.Form:
   if xs is None or ws is None:
     # A float operand: codes are widened to its dtype, which is exact.
     return "float32"
   lhs, rhs = values
   columns = math.prod(
-      rhs.shape[axis]
-      for axis, to in enumerate(geometry.rhs_out)
-      if to is not None
+    rhs.shape[axis]
+    for axis, to in enumerate(geometry.rhs_out)
+    if to is not None
   )
   rows = math.prod(lhs.shape[:-1])
   return _form.choose(
-      geometry.kind,
-      rows=rows,
-      contracted=lhs.shape[-1] // max(geometry.groups, 1),
-      columns=columns,
-      groups=geometry.groups,
-      codes=(xs.codes.dtype, ws.codes.dtype),  # pyright: ignore[reportOptionalMemberAccess]
+    geometry.kind,
+    rows=rows,
+    contracted=lhs.shape[-1] // max(geometry.groups, 1),
+    columns=columns,
+    groups=geometry.groups,
+    codes=(xs.codes.dtype, ws.codes.dtype),  # pyright: ignore[reportOptionalMemberAccess]
   )
 
 
 def _spread(
-    scale: jax.Array, out: tuple[int | None, ...], ndim: int
+  scale: jax.Array, out: tuple[int | None, ...], ndim: int
 ) -> jax.Array:
   """A scale, its axes put where the result has them."""
   shape = [1] * ndim
@@ -141,8 +141,8 @@ def _spread(
   for axis in order:
     shape[out[axis] or 0] = scale.shape[axis]
   kept = lax.transpose(
-      scale,
-      [*order, *(a for a in range(scale.ndim) if out[a] is None)],
+    scale,
+    [*order, *(a for a in range(scale.ndim) if out[a] is None)],
   )
   return jnp.reshape(kept, shape)
 
@@ -152,7 +152,7 @@ Pair = tuple[jax.Array, jax.Array | None] | None
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product(
-    plan: _Plan, xv: jax.Array, wv: jax.Array, xq: Pair, wq: Pair
+  plan: _Plan, xv: jax.Array, wv: jax.Array, xq: Pair, wq: Pair
 ) -> jax.Array:
   geometry = plan.geometry
   if xq is not None and wq is not None:
@@ -163,9 +163,9 @@ def _product(
   right = (wq[0] if wq else wv).astype(operand)
   out = geometry.apply(left, right, total)
   scales = [
-      _spread(pair[1], to, geometry.out_ndim)
-      for pair, to in ((xq, geometry.lhs_out), (wq, geometry.rhs_out))
-      if pair is not None and pair[1] is not None
+    _spread(pair[1], to, geometry.out_ndim)
+    for pair, to in ((xq, geometry.lhs_out), (wq, geometry.rhs_out))
+    if pair is not None and pair[1] is not None
   ]
   if scales:
     out = out.astype(jnp.float32) * functools.reduce(jnp.multiply, scales)
@@ -173,7 +173,7 @@ def _product(
 
 
 def _keep(
-    value: jax.Array, pair: Pair, one_bit: bool, levels: tuple[int, int] | None
+  value: jax.Array, pair: Pair, one_bit: bool, levels: tuple[int, int] | None
 ) -> Any:
   """What the backward needs of an operand: bits, codes, or the float."""
   if pair is None or levels is None:
@@ -183,20 +183,20 @@ def _keep(
 
 
 def _forward(
-    plan: _Plan, xv: jax.Array, wv: jax.Array, xq: Pair, wq: Pair
+  plan: _Plan, xv: jax.Array, wv: jax.Array, xq: Pair, wq: Pair
 ) -> tuple[jax.Array, Any]:
   kept = (
-      _keep(xv, xq, plan.one_bit[0], plan.levels[0]),
-      _keep(wv, wq, plan.one_bit[1], plan.levels[1]),
-      # Shapes and dtypes only: XLA drops what nothing reads.
-      jnp.zeros((0, *xv.shape), xv.dtype),
-      jnp.zeros((0, *wv.shape), wv.dtype),
+    _keep(xv, xq, plan.one_bit[0], plan.levels[0]),
+    _keep(wv, wq, plan.one_bit[1], plan.levels[1]),
+    # Shapes and dtypes only: XLA drops what nothing reads.
+    jnp.zeros((0, *xv.shape), xv.dtype),
+    jnp.zeros((0, *wv.shape), wv.dtype),
   )
   return _product(plan, xv, wv, xq, wq), kept
 
 
 def _restore(
-    plan: _Plan, kept: Any, side: int, like: jax.Array, dtype: Any
+  plan: _Plan, kept: Any, side: int, like: jax.ShapeDtypeStruct, dtype: Any
 ) -> tuple[jax.Array, jax.Array | None]:
   """An operand's codes (or value) in `dtype`, and its scale."""
   levels = plan.levels[side]
@@ -211,12 +211,12 @@ def _restore(
 
 
 def _backward(
-    plan: _Plan, kept: Any, g: jax.Array
+  plan: _Plan, kept: Any, g: jax.Array
 ) -> tuple[jax.Array, jax.Array, None, None]:
   kept_x, kept_w, like_x, like_w = kept
   like_x, like_w = (
-      jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
-      for like in (like_x, like_w)
+    jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
+    for like in (like_x, like_w)
   )
   geometry = plan.geometry
   dtype = jnp.dtype(plan.grad_precision)
@@ -227,7 +227,7 @@ def _backward(
     """The cotangent of one operand's value, from the other's codes."""
     other = 1 - side
     codes, scale = _restore(
-        plan, (kept_x, kept_w)[other], other, (like_x, like_w)[other], dtype
+      plan, (kept_x, kept_w)[other], other, (like_x, like_w)[other], dtype
     )
     upstream = g
     if scale is not None:
@@ -239,9 +239,7 @@ def _backward(
       pair = (operand, codes) if side == 0 else (codes, operand)
       return geometry.apply(*pair, jnp.float32)
 
-    pull = jax.linear_transpose(
-        linear, jax.ShapeDtypeStruct(like.shape, dtype)
-    )
+    pull = jax.linear_transpose(linear, jax.ShapeDtypeStruct(like.shape, dtype))
     (cotangent,) = pull(upstream.astype(jnp.float32))
     return cotangent.astype(like.dtype)
 

@@ -15,13 +15,15 @@ from jbin import errors
 from jbin.products import _core, _form
 
 DotDimensions = tuple[
-    tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]
+  tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]
 ]
 
 
 def _where(
-    shape: tuple[int, ...], contract: Sequence[int], batch: Sequence[int],
-    offset: int,
+  shape: tuple[int, ...],
+  contract: Sequence[int],
+  batch: Sequence[int],
+  offset: int,
 ) -> tuple[int | None, ...]:
   """For each axis of a dot operand, its axis in the result."""
   to: list[int | None] = [None] * len(shape)
@@ -34,29 +36,29 @@ def _where(
 
 
 def _apply(
-    dimension_numbers: Any,
-    precision: Any,
-    lhs: jax.Array,
-    rhs: jax.Array,
-    total: Any,
+  dimension_numbers: Any,
+  precision: Any,
+  lhs: jax.Array,
+  rhs: jax.Array,
+  total: Any,
 ) -> jax.Array:
   return lax.dot_general(
-      lhs,
-      rhs,
-      dimension_numbers,
-      precision=precision,
-      preferred_element_type=total,
+    lhs,
+    rhs,
+    dimension_numbers,
+    precision=precision,
+    preferred_element_type=total,
   )
 
 
 def dot_general(
-    x: _core.Operand,
-    w: _core.Operand,
-    dimension_numbers: DotDimensions,
-    *,
-    precision: lax.PrecisionLike = None,
-    form: _form.Form = "auto",
-    grad_precision: _core.GradPrecision = "float32",
+  x: _core.Operand,
+  w: _core.Operand,
+  dimension_numbers: DotDimensions,
+  *,
+  precision: lax.PrecisionLike = None,
+  form: _form.Form = "auto",
+  grad_precision: _core.GradPrecision = "float32",
 ) -> jax.Array:
   """`lax.dot_general` of two tensors, each a float array or `Quantized`.
 
@@ -80,39 +82,37 @@ def dot_general(
   """
   (lhs_c, rhs_c), (lhs_b, rhs_b) = dimension_numbers
   numbers = tuple(
-      tuple(tuple(int(a) for a in axes) for axes in pair)
-      for pair in ((lhs_c, rhs_c), (lhs_b, rhs_b))
+    tuple(tuple(int(a) for a in axes) for axes in pair)
+    for pair in ((lhs_c, rhs_c), (lhs_b, rhs_b))
   )
   rows = x.ndim - len(lhs_c)
   geometry = _core.Geometry(
-      apply=functools.partial(_apply, numbers, precision),
-      lhs_out=_where(x.shape, numbers[0][0], numbers[1][0], len(lhs_b)),
-      rhs_out=_where(w.shape, numbers[0][1], numbers[1][1], rows),
-      out_ndim=rows + w.ndim - len(rhs_c) - len(rhs_b),
-      kind="dot",
-      groups=math.prod(x.shape[a] for a in lhs_b),
+    apply=functools.partial(_apply, numbers, precision),
+    lhs_out=_where(x.shape, numbers[0][0], numbers[1][0], len(lhs_b)),
+    rhs_out=_where(w.shape, numbers[0][1], numbers[1][1], rows),
+    out_ndim=rows + w.ndim - len(rhs_c) - len(rhs_b),
+    kind="dot",
+    groups=math.prod(x.shape[a] for a in lhs_b),
   )
-  return _core.product(
-      x, w, geometry, form=form, grad_precision=grad_precision
-  )
+  return _core.product(x, w, geometry, form=form, grad_precision=grad_precision)
 
 
 def _einsum(
-    equation: str, precision: Any, lhs: jax.Array, rhs: jax.Array, total: Any
+  equation: str, precision: Any, lhs: jax.Array, rhs: jax.Array, total: Any
 ) -> jax.Array:
   return jnp.einsum(
-      equation, lhs, rhs, precision=precision, preferred_element_type=total
+    equation, lhs, rhs, precision=precision, preferred_element_type=total
   )
 
 
 def einsum(
-    equation: str,
-    x: _core.Operand,
-    w: _core.Operand,
-    *,
-    precision: lax.PrecisionLike = None,
-    form: _form.Form = "auto",
-    grad_precision: _core.GradPrecision = "float32",
+  equation: str,
+  x: _core.Operand,
+  w: _core.Operand,
+  *,
+  precision: lax.PrecisionLike = None,
+  form: _form.Form = "auto",
+  grad_precision: _core.GradPrecision = "float32",
 ) -> jax.Array:
   """`jnp.einsum` of two tensors, each a float array or `Quantized`.
 
@@ -130,14 +130,14 @@ def einsum(
   """
   terms = equation.replace(" ", "").replace("->", ",").split(",")
   if (
-      "->" not in equation
-      or "." in equation
-      or len(terms) != 3
-      or any(len(set(term)) != len(term) for term in terms)
+    "->" not in equation
+    or "." in equation
+    or len(terms) != 3
+    or any(len(set(term)) != len(term) for term in terms)
   ):
     raise errors.UserError(
-        f"einsum {equation!r}: write two operands and the result, with each"
-        ' letter once in each ("btd,dhk->bthk")'
+      f"einsum {equation!r}: write two operands and the result, with each"
+      ' letter once in each ("btd,dhk->bthk")'
     )
   left, right, out = terms
 
@@ -146,13 +146,11 @@ def einsum(
 
   batch = [a for a in left if a in right and a in out]
   geometry = _core.Geometry(
-      apply=functools.partial(_einsum, equation.replace(" ", ""), precision),
-      lhs_out=place(left),
-      rhs_out=place(right),
-      out_ndim=len(out),
-      kind="dot",
-      groups=math.prod(x.shape[left.index(a)] for a in batch),
+    apply=functools.partial(_einsum, equation.replace(" ", ""), precision),
+    lhs_out=place(left),
+    rhs_out=place(right),
+    out_ndim=len(out),
+    kind="dot",
+    groups=math.prod(x.shape[left.index(a)] for a in batch),
   )
-  return _core.product(
-      x, w, geometry, form=form, grad_precision=grad_precision
-  )
+  return _core.product(x, w, geometry, form=form, grad_precision=grad_precision)

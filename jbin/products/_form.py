@@ -16,22 +16,22 @@ import jax.numpy as jnp
 Form = Literal["auto", "int8", "bfloat16", "float32"]
 
 _ACCUMULATE = {
-    "int8": jnp.int32,
-    "bfloat16": jnp.float32,
-    "float32": jnp.float32,
+  "int8": jnp.int32,
+  "bfloat16": jnp.float32,
+  "float32": jnp.float32,
 }
 _LEAST_ROWS = 8  # fewer is a matrix-vector product
 _LEAST_WIDTH = 32  # channels in and out
 
 
 def choose(
-    kind: Literal["dot", "conv"],
-    *,
-    rows: int,
-    contracted: int,
-    columns: int,
-    groups: int,
-    codes: tuple[Any, Any],
+  kind: Literal["dot", "conv"],
+  *,
+  rows: int,
+  contracted: int,
+  columns: int,
+  groups: int,
+  codes: tuple[Any, Any],
 ) -> Form:
   """The fastest exact form for a product of two arrays of codes.
 
@@ -47,9 +47,9 @@ def choose(
   backend = jax.default_backend()
   if backend == "cpu":
     large = (
-        rows >= _LEAST_ROWS
-        and min(contracted, columns) >= _LEAST_WIDTH
-        and groups == 1
+      rows >= _LEAST_ROWS
+      and min(contracted, columns) >= _LEAST_WIDTH
+      and groups == 1
     )
     return "int8" if int8 and large else "float32"
   # Integer convolutions are rare on GPUs, and a TPU's bfloat16 unit is exact
@@ -63,8 +63,8 @@ def choose(
 def dtypes(form: Form) -> tuple[Any, Any]:
   """The dtype that operands take in this form, and that of the sum."""
   operand = {
-      "int8": jnp.int8,
-      "bfloat16": jnp.bfloat16,
-      "float32": jnp.float32,
+    "int8": jnp.int8,
+    "bfloat16": jnp.bfloat16,
+    "float32": jnp.float32,
   }[form]
   return operand, _ACCUMULATE[form]

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbin import bits as bits_lib
-from jbin import registry, schedules
+from jbin import bits as bits_lib, registry, schedules
 
 REGISTRY = registry.Registry("quantizer")
 
@@ -59,7 +58,7 @@ class Quantized:
     return self.value.dtype
 
   def __array__(
-      self, dtype: Any = None, copy: bool | None = None
+    self, dtype: Any = None, copy: bool | None = None
   ) -> np.ndarray:
     """The value, for numpy; so a result can be printed and compared."""
     del copy
@@ -81,13 +80,13 @@ def scale_through(codes: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def _scale_forward(
-    codes: jax.Array, scale: jax.Array
+  codes: jax.Array, scale: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   return scale_through(codes, scale), scale
 
 
 def _scale_backward(
-    scale: jax.Array, g: jax.Array
+  scale: jax.Array, g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   return g, jnp.zeros_like(scale)
 
@@ -103,7 +102,7 @@ def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
   """
   wide = jax.lax.stop_gradient(x).astype(jnp.float32)
   total = jax.lax.reduce(
-      wide, np.float32(0), lambda a, b: jnp.abs(a) + jnp.abs(b), tuple(over)
+    wide, np.float32(0), lambda a, b: jnp.abs(a) + jnp.abs(b), tuple(over)
   )
   count = math.prod(x.shape[axis] for axis in over)
   return jnp.expand_dims(total / count, tuple(over))
@@ -112,20 +111,20 @@ def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
 def narrowest(levels: tuple[int, int]) -> Any:
   """The narrowest dtype that holds every code exactly."""
   low, high = levels
-  if -128 <= low and high <= 127:
+  if low >= -128 and high <= 127:
     return jnp.int8
   return jnp.bfloat16 if max(-low, high) <= 256 else jnp.float32
 
 
 def make(
-    codes: jax.Array,
-    scale: jax.Array | None,
-    *,
-    bits: int,
-    levels: tuple[int, int],
-    dtype: Any = None,
-    keep_scale: bool = False,
-    exact: bool = True,
+  codes: jax.Array,
+  scale: jax.Array | None,
+  *,
+  bits: int,
+  levels: tuple[int, int],
+  dtype: Any = None,
+  keep_scale: bool = False,
+  exact: bool = True,
 ) -> Quantized:
   """Puts codes and scale together.
 
@@ -189,11 +188,11 @@ class Quantizer(abc.ABC):
 
   @abc.abstractmethod
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> Quantized:
     """Quantizes `x`, floating, of any shape that the quantizer's axes fit."""
 
@@ -208,11 +207,11 @@ class Quantizer(abc.ABC):
     return {}
 
   def update(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None,
-      **statistics: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None,
+    **statistics: jax.Array,
   ) -> Mapping[str, jax.Array]:
     """The statistics after a training step has seen `x`; used in that step."""
     del x, progress
@@ -222,5 +221,5 @@ class Quantizer(abc.ABC):
   def scheduled(self) -> bool:
     """Whether a hyper-parameter is a schedule, so that progress is needed."""
     return schedules.is_scheduled(
-        *(getattr(self, field.name) for field in dataclasses.fields(self))
+      *(getattr(self, field.name) for field in dataclasses.fields(self))
     )

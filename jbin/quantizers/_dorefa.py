@@ -43,24 +43,24 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
   @property
   def bits(self) -> int:
-    """k."""
+    """K."""
     return self.k
 
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> _base.Quantized:
     """Quantizes weights `x` of any shape."""
     del progress, variables
     if self.k == 1:
       return _base.make(
-          estimators.ste_sign(x, None),
-          _base.mean_magnitude(x, range(x.ndim)),
-          bits=1,
-          levels=(-1, 1),
+        estimators.ste_sign(x, None),
+        _base.mean_magnitude(x, range(x.ndim)),
+        bits=1,
+        levels=(-1, 1),
       )
     n = 2**self.k - 1
     squashed = jnp.tanh(x.astype(jnp.float32))
@@ -73,7 +73,7 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
     codes = 2 * level - n
     scale = jnp.full((1,) * x.ndim, 1 / n, jnp.float32)
     return _base.make(
-        codes, scale, bits=self.k, levels=(-n, n), dtype=x.dtype, keep_scale=True
+      codes, scale, bits=self.k, levels=(-n, n), dtype=x.dtype, keep_scale=True
     )
 
 
@@ -100,15 +100,15 @@ class dorefa_activation(_base.Quantizer):  # noqa: N801 - called like a function
 
   @property
   def bits(self) -> int:
-    """k."""
+    """K."""
     return self.k
 
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> _base.Quantized:
     """Quantizes activations `x` of any shape."""
     del progress, variables
@@ -117,5 +117,5 @@ class dorefa_activation(_base.Quantizer):  # noqa: N801 - called like a function
     codes = estimators.clipped_round(steps, 0.0, float(n))
     scale = jnp.full((1,) * x.ndim, 1 / n, jnp.float32)
     return _base.make(
-        codes, scale, bits=self.k, levels=(0, n), dtype=x.dtype, keep_scale=True
+      codes, scale, bits=self.k, levels=(0, n), dtype=x.dtype, keep_scale=True
     )

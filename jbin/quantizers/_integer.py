@@ -37,15 +37,15 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
 
   @property
   def bits(self) -> int:
-    """p."""
+    """P."""
     return self.p
 
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> _base.Quantized:
     """Quantizes `x`, any shape that has the `axes`."""
     del progress, variables
@@ -56,10 +56,10 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
     scale = jnp.where(largest > 0, largest, 1.0) / limit
     codes = estimators.clipped_round(wide / scale, -limit, limit)
     return _base.make(
-        codes,
-        scale,
-        bits=self.p,
-        levels=(-limit, limit),
-        dtype=x.dtype,
-        keep_scale=True,
+      codes,
+      scale,
+      bits=self.p,
+      levels=(-limit, limit),
+      dtype=x.dtype,
+      keep_scale=True,
     )

@@ -34,11 +34,11 @@ def binary(x: jax.Array, bound: jax.Array) -> _base.Quantized:
 
 
 def integer(
-    x: jax.Array,
-    bound: jax.Array,
-    bits: int,
-    signed: bool = True,
-    half_shift: bool = False,
+  x: jax.Array,
+  bound: jax.Array,
+  bits: int,
+  signed: bool = True,
+  half_shift: bool = False,
 ) -> _base.Quantized:
   """PokeBNN's fake quantization to more than one bit, for a given bound.
 
@@ -58,34 +58,31 @@ def integer(
     half_shift: signed levels on half integers.
   """
   bound = jax.lax.stop_gradient(bound) + EPS
-  if signed:
-    limit = 2 ** (bits - 1) - (not half_shift)
-    inverse = limit / bound
-  else:
-    inverse = 2**bits / bound
+  limit = 2 ** (bits - 1) - (not half_shift)
+  inverse = (limit if signed else 2**bits) / bound
   steps = x.astype(jnp.float32) * inverse
   shift = 2.0**-7
   if half_shift:
     codes = estimators.clipped_round(
-        steps, shift - limit, limit - shift, rounding="floor", edge="half"
+      steps, shift - limit, limit - shift, rounding="floor", edge="half"
     )
     codes, scale = 2 * codes + 1, 0.5 / inverse
     levels = (1 - 2 * limit, 2 * limit - 1)
   elif signed:
     codes = estimators.clipped_round(
-        steps, -limit, limit, rounding="up", edge="half"
+      steps, -limit, limit, rounding="up", edge="half"
     )
     scale, levels = 1 / inverse, (-limit, limit)
   else:
     top = 2**bits - 1
     codes = estimators.clipped_round(
-        steps, 0, top, rounding="floor", edge="half", clip_first=False
+      steps, 0, top, rounding="floor", edge="half", clip_first=False
     )
     scale, levels = 1 / inverse, (0, top)
   # The gradient of `steps` carries 1 / scale; multiplying the scale back on
   # undoes it.
   return _base.make(
-      codes, scale, bits=bits, levels=levels, dtype=x.dtype, keep_scale=True
+    codes, scale, bits=bits, levels=levels, dtype=x.dtype, keep_scale=True
   )
 
 
@@ -112,11 +109,11 @@ class poke_activation(_base.Quantizer):  # noqa: N801 - called like a function
     return 1
 
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> _base.Quantized:
     """Binarizes activations `x` of any shape."""
     del variables
@@ -145,7 +142,7 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
   @property
   def bits(self) -> int:
-    """p."""
+    """P."""
     return self.p
 
   @property
@@ -154,11 +151,11 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
     return self.start > 0
 
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
     del variables
@@ -207,7 +204,7 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
 
   @property
   def bits(self) -> int:
-    """p."""
+    """P."""
     return self.p
 
   @property
@@ -222,11 +219,11 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     return {"bounds": jnp.full(size, -1.0), **zeros}
 
   def update(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None,
-      **statistics: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None,
+    **statistics: jax.Array,
   ) -> Mapping[str, jax.Array]:
     """Running statistics after `x`, and the bounds once they are due."""
     x = jax.lax.stop_gradient(x).astype(jnp.float32)
@@ -235,11 +232,11 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     count = there.sum(over)
     some = jnp.maximum(count, 1)
     batch = {
-        "mean": x.sum(over) / some,
-        "mean_abs": jnp.abs(x).sum(over) / some,
-        "mean_sq": jnp.square(x).sum(over) / some,
-        "minimum": jnp.where(there, x, jnp.inf).min(over),
-        "maximum": jnp.where(there, x, -jnp.inf).max(over),
+      "mean": x.sum(over) / some,
+      "mean_abs": jnp.abs(x).sum(over) / some,
+      "mean_sq": jnp.square(x).sum(over) / some,
+      "minimum": jnp.where(there, x, jnp.inf).min(over),
+      "maximum": jnp.where(there, x, -jnp.inf).max(over),
     }
     new = {}
     for name, value in batch.items():
@@ -254,19 +251,19 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     return {"bounds": jnp.where(due, measured, bounds), **new}
 
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> _base.Quantized:
     """Quantizes activations `x`, channels last, with the bounds given."""
     del progress
     bounds = variables["bounds"]
     on = integer(
-        x,
-        jnp.reshape(bounds, (1,) * (x.ndim - 1) + (-1,)),
-        self.p,
-        self.signed,
+      x,
+      jnp.reshape(bounds, (1,) * (x.ndim - 1) + (-1,)),
+      self.p,
+      self.signed,
     )
     return _base.gate(jnp.any(bounds >= 0), on, x)

@@ -30,11 +30,11 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
     return 1
 
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> _base.Quantized:
     """Signs of `x`, any shape."""
     del variables

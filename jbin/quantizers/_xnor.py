@@ -40,11 +40,11 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     return 1
 
   def __call__(
-      self,
-      x: jax.Array,
-      *,
-      progress: jax.Array | None = None,
-      **variables: jax.Array,
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
   ) -> _base.Quantized:
     """Scaled signs of `x`, any shape that has the `axes`."""
     del progress, variables
@@ -52,5 +52,5 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     scale = _base.mean_magnitude(x, over)
     codes = estimators.ste_sign(x, 1.0)
     return _base.make(
-        codes, scale, bits=1, levels=(-1, 1), keep_scale=self.keep_scale
+      codes, scale, bits=1, levels=(-1, 1), keep_scale=self.keep_scale
     )

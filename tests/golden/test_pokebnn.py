@@ -13,7 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jbin import models, nn, quantizers, schedules
+from jbin import models, nn, quantizers, schedules, tasks
 from jbin.models import _pokebnn as poke
 from jbin.nn import QuantizerStat
 from jbin.quantizers import _pokebnn as ops
@@ -55,9 +55,11 @@ def value(quantized):
 
 
 def binarizer_act(z: Vectors):
-  for i, bound in enumerate(z["B"]):
-    bound = jnp.full((1,), bound, jnp.float32)
-    y, (dx,) = pull(lambda x: value(ops.binary(x, bound)), z["g"], z["x"])
+  for i, size in enumerate(z["B"]):
+    bound = jnp.full((1,), size, jnp.float32)
+    y, (dx,) = pull(
+      lambda x, bound=bound: value(ops.binary(x, bound)), z["g"], z["x"]
+    )
     close(y, z[f"y_{i}"], 1e-6)
     there = z[f"valid_{i}"]
     close_gradient(np.asarray(dx)[there], z[f"dx_{i}"][there])
@@ -508,11 +510,10 @@ def tiny_net(z: Vectors):
 
 
 def schedule_loss(z: Vectors):
-  from jbin import tasks
 
   steps_per_epoch = int(z["steps_per_epoch"])
   steps = 800 * steps_per_epoch
-  base = 2e-5 * float(z["batch"] if "batch" in z else 8192) / 256
+  base = 2e-5 * float(z.get("batch", 8192)) / 256
   rate = schedules.linear(base, 0.0, until=750 / 800)
   weights = schedules.switch(schedules.progress_at(50 * steps_per_epoch, steps))
   bounds_at = schedules.progress_at(7500, steps)
