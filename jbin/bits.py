@@ -48,7 +48,8 @@ def tag(x: jax.Array, bits: int) -> jax.Array:
   Raises:
     ValueError: if `bits` is not an integer from 1 to 32.
   """
-  if not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
+  whole = isinstance(bits, int) and not isinstance(bits, bool)
+  if not whole or not 1 <= bits <= MAX_BITS:
     raise ValueError(
       f"bits must be an integer from 1 to {MAX_BITS}, got {bits!r}; a value"
       " without a tag counts by its dtype"

@@ -73,8 +73,9 @@ def value(hyper: Hyper, progress: jax.typing.ArrayLike | None) -> Any:
 def progress_at(step: int, steps: int) -> np.float32:
   """`step / steps` in float32, on the host.
 
-  Thresholds and the loop both use this one division, so that "from step k on"
-  is exact for every k: `progress_at(k, n) >= progress_at(k, n)`.
+  A threshold of `k / n`, here or in a config, is reached exactly at step k:
+  the division is done once, on the host, and not by a device that may round
+  it otherwise.
   """
   if steps <= 0:
     raise errors.UserError(f"steps must be positive, got {steps}")
@@ -123,6 +124,15 @@ def _factory(rule: Callable[..., jax.Array]) -> Callable[..., Schedule]:
 def _share(progress: jax.Array, begin: float, until: float) -> jax.Array:
   """0 up to `begin`, 1 from `until` on, linear between."""
   return jnp.clip((progress - begin) / max(until - begin, 1e-12), 0.0, 1.0)
+
+
+def _reached(progress: jax.Array, at: float) -> jax.Array:
+  """Whether progress is at a threshold or past it.
+
+  One unit in the last place early: `k / n` in double precision, rounded, may
+  be the neighbour of what `progress_at(k, n)` is.
+  """
+  return progress >= np.nextafter(np.float32(at), np.float32(-1))
 
 
 @_factory
@@ -200,7 +210,7 @@ def piecewise(
     )
   now = jnp.full_like(progress, values[0])
   for boundary, after in zip(boundaries, values[1:], strict=True):
-    now = jnp.where(progress >= np.float32(boundary), after, now)
+    now = jnp.where(_reached(progress, boundary), after, now)
   return now
 
 
@@ -209,6 +219,6 @@ def switch(
   progress: jax.Array, at: float, before: float = 0.0, after: float = 1.0
 ) -> jax.Array:
   """`before` while progress < `at`, `after` from then on."""
-  return jnp.where(progress >= np.float32(at), after, before).astype(
+  return jnp.where(_reached(progress, at), after, before).astype(
     progress.dtype
   )

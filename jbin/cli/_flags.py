@@ -61,15 +61,16 @@ def parse(
       raise errors.UserError(f"{command} needs --config=FILE.py[:ARG]")
     read = load(spec)
     _check_overrides(rest)
-    config_flags.DEFINE_config_dict(
-      "config",
-      read,
-      flag_values=values,
-      lock_config=False,
-      accept_new_attributes=True,
-      sys_argv=["jbin", *rest],
-    )
   try:
+    if read is not None:
+      config_flags.DEFINE_config_dict(
+        "config",
+        read,
+        flag_values=values,
+        lock_config=False,
+        accept_new_attributes=True,
+        sys_argv=["jbin", *rest],
+      )
     left = values(["jbin", *rest])[1:]
   except flags.Error as error:
     raise errors.UserError(str(error)) from error

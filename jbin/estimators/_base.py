@@ -20,10 +20,10 @@ _BYTE = 8
 def pack(mask: jax.Array) -> jax.Array:
   """A boolean array as bits along its last axis, for a backward pass to keep.
 
-  Arrays whose last axis is shorter than a byte stay boolean: packing them
-  would save nothing.
+  Arrays whose last axis is shorter than a byte stay boolean, and empty ones:
+  packing them would save nothing.
   """
-  if mask.ndim == 0 or mask.shape[-1] < _BYTE:
+  if mask.ndim == 0 or mask.shape[-1] < _BYTE or not mask.size:
     return mask
   return jnp.packbits(mask, axis=-1, bitorder="little")
 

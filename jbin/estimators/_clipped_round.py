@@ -17,6 +17,7 @@ _ROUND = {
   "up": lambda x: jnp.floor(x + 0.5),
   "floor": jnp.floor,
 }
+_EDGES = ("closed", "open", "half")
 
 
 def _window(x: jax.Array, low: float, high: float, edge: str) -> jax.Array:
@@ -102,7 +103,7 @@ def clipped_round(
     clip_first: whether the clip comes before the rounding.
 
   Raises:
-    errors.UserError: if `low >= high` or the rounding is unknown.
+    errors.UserError: if `low >= high`, or the rounding or edge is unknown.
 
   The residual is one bit for each element (a byte with "half"). Reference:
   Bengio et al., 2013 (arXiv 1308.3432).
@@ -111,4 +112,6 @@ def clipped_round(
     raise errors.UserError(f"clipped_round: low {low} is not below {high}")
   if rounding not in _ROUND:
     raise errors.UnknownName("rounding", rounding, _ROUND)
+  if edge not in _EDGES:
+    raise errors.UnknownName("edge", edge, _EDGES)
   return _clipped_round(x, float(low), float(high), rounding, edge, clip_first)

@@ -7,7 +7,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jbin import errors
 from jbin.estimators import _base
+
+_EDGES = ("closed", "open")
 
 
 def sign(x: jax.Array, zero: float = 1.0) -> jax.Array:
@@ -81,10 +84,15 @@ def ste_sign(
     edge: "closed" or "open".
     zero: the value at 0 and -0.
 
+  Raises:
+    errors.UserError: if the edge is unknown.
+
   The residual is one bit for each element.
   Second derivative: 0. Reference: Hubara et al., Binarized Neural Networks,
   2016 (arXiv 1602.02830).
   """
+  if edge not in _EDGES:
+    raise errors.UnknownName("edge", edge, _EDGES)
   if clip is not None:
     clip = jnp.asarray(clip, jnp.float32)
   return _ste_sign(x, clip, edge, zero)

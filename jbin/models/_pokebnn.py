@@ -139,7 +139,7 @@ class PokeConv(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-  """Three PokeConvs: 1x1, 3x3 with the stride, 1x1 to four times the width."""
+  """Three PokeConvs: 1x1, 3x3 with the stride, 1x1 to a multiple of F."""
 
   def __init__(
     self,
@@ -147,17 +147,20 @@ class Bottleneck(nnx.Module):
     features: int,
     stride: int,
     *,
+    expansion: int = 4,
     recipe: Recipe,
     rngs: nnx.Rngs,
   ):
-    """Makes the three; `features` is F, the output has 4 F channels."""
+    """Makes the three; `features` is F, the output has `expansion` F."""
     keywords: dict[str, Any] = {"recipe": recipe, "rngs": rngs}
     self.conv1 = PokeConv(in_features, features, 1, 1, **keywords)
     self.conv2 = PokeConv(features, features, 3, stride, **keywords)
-    self.conv3 = PokeConv(features, 4 * features, 1, 1, last=True, **keywords)
+    self.conv3 = PokeConv(
+      features, expansion * features, 1, 1, last=True, **keywords
+    )
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(N, H, W, in) to (N, H / stride, W / stride, 4 F)."""
+    """(N, H, W, in) to (N, H / stride, W / stride, expansion F)."""
     return self.conv3(self.conv2(self.conv1(x)), x)
 
 
@@ -225,6 +228,7 @@ class PokeBNN(nnx.Module):
     stages: Sequence[int],
     num_classes: int,
     *,
+    expansion: int,
     stem: str,
     in_features: int,
     recipe: Recipe,
@@ -238,9 +242,16 @@ class PokeBNN(nnx.Module):
       for index in range(count):
         stride = 2 if stage > 0 and index == 0 else 1
         blocks.append(
-          Bottleneck(channels, width, stride, recipe=recipe, rngs=rngs)
+          Bottleneck(
+            channels,
+            width,
+            stride,
+            expansion=expansion,
+            recipe=recipe,
+            rngs=rngs,
+          )
         )
-        channels = 4 * width
+        channels = expansion * width
     self.blocks = nnx.List(blocks)
     self.head = nn.Linear(
       channels,
@@ -268,6 +279,7 @@ def pokebnn(
   *,
   stages: Sequence[int] = (3, 4, 6, 3),
   features: Sequence[int] = (64, 128, 256, 512),
+  expansion: int = 4,
   stem: Literal["patch4", "conv3"] = "patch4",
   in_features: int = 3,
   quantized: bool = True,
@@ -283,7 +295,8 @@ def pokebnn(
     width: multiplies `features` (cut to integers); the paper has 0.5 to 2.0.
     num_classes: length of the logits.
     stages: bottlenecks in each stage; all stages but the first halve H and W.
-    features: F of each stage; its output has 4 F channels.
+    features: F of each stage; its output has `expansion` F channels.
+    expansion: 4 in the paper.
     stem: "patch4", the paper's, or "conv3", one convolution of stride 1 for
       images of 32 pixels and less (not in the paper).
     in_features: channels of the image.
@@ -312,6 +325,7 @@ def pokebnn(
     scaled,
     stages,
     num_classes,
+    expansion=expansion,
     stem=stem,
     in_features=in_features,
     recipe=recipe,

@@ -89,8 +89,10 @@ class Checkpoints:
     self.wait()
     words = {name: _to_words(_named(tree)) for name, tree in groups.items()}
     notes = {"format": FORMAT, "step": step, "arrays": _shapes(words), **info}
-    items = {
-      name: ocp.args.StandardSave(arrays) for name, arrays in words.items()
+    items: dict[str, Any] = {
+      name: ocp.args.StandardSave(arrays)
+      for name, arrays in words.items()
+      if arrays  # Orbax refuses a group without any
     }
     items[_INFO] = ocp.args.JsonSave(notes)
     self._manager.save(step, args=ocp.args.Composite(**items))
@@ -186,7 +188,9 @@ class Checkpoints:
     }
     self._check_arrays(step, info["arrays"], _shapes(wanted))
     args = {
-      name: ocp.args.StandardRestore(arrays) for name, arrays in wanted.items()
+      name: ocp.args.StandardRestore(arrays)
+      for name, arrays in wanted.items()
+      if arrays
     }
     try:
       read = self._manager.restore(step, args=ocp.args.Composite(**args))

@@ -106,7 +106,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   graphdef, params, rest = restore.split(nnx.eval_shape(make))
   teacher = restore.load_teacher(task, source, mesh)
   measures = metric_names(graphdef, (params, rest), task, teacher, source)
-  names = [*measures, "learning_rate"]
+  names = sorted([*measures, "learning_rate"])  # as JAX orders a dict
   zeros = {name: (np.float32(0), np.float32(0)) for name in names}
 
   def create() -> State:
@@ -285,7 +285,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   # --- Report ----------------------------------------------------------------
   if first:
-    write_report(config, workdir)
+    page = write_report(config, workdir)
+    print(f"report: {page}", file=sys.stderr)
   return result
 
 
@@ -449,8 +450,8 @@ def _finished_before(workdir: Path, step: int) -> dict[str, float]:
   return {}
 
 
-def write_report(config: config_lib.Config, workdir: Path) -> None:
-  """`report/cost.json` and the report of a finished run."""
+def write_report(config: config_lib.Config, workdir: Path) -> Path:
+  """Writes `report/cost.json` and the page of a finished run."""
   folder = workdir / "report"
   folder.mkdir(exist_ok=True)
   cost = json.dumps(build.cost_report(config).to_json(), indent=2)
@@ -459,4 +460,4 @@ def write_report(config: config_lib.Config, workdir: Path) -> None:
   os.replace(draft, folder / "cost.json")
   from jbin import report
 
-  report.write([workdir], folder)
+  return report.write([workdir], folder)

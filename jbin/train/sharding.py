@@ -17,7 +17,7 @@ SMALL = 2**10
 
 
 def make_mesh(
-  data: int, fsdp: int, devices: Sequence[jax.Device] | None = None
+  data: int, fsdp: int, devices: Sequence[Any] | None = None
 ) -> Mesh:
   """A mesh with the axes `data` and `fsdp`.
 

@@ -12,7 +12,7 @@ TOYS = registry.Registry("toy")
 
 
 @TOYS.register
-def block(width: int, height: float = 1.0, name: str = "", open: bool = True):
+def block(width: int, height=1.0, name: str = "", open: bool = True):
   """A toy."""
   return width, height, name, open
 

@@ -1,6 +1,7 @@
 """Checkpoints: exact, on any mesh, and damage is seen."""
 
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,17 @@ def test_nothing_there(tmp_path, mesh):
   assert not (tmp_path / "none").exists()
 
 
+def test_a_group_without_arrays(tmp_path, mesh):
+  opened = checkpoint.Checkpoints(tmp_path / "c", 2)
+  opened.save(1, {"model": _place(_tree(), mesh), "optimizer": ((), {})}, {})
+  opened.wait()
+  (_, groups) = opened.restore(
+    lambda info: {**_targets(_tree(), mesh), "optimizer": ((), {})}
+  )
+  assert groups["optimizer"] == ((), {})
+  opened.close()
+
+
 def test_the_newest_are_kept(tmp_path, mesh):
   opened = checkpoint.Checkpoints(tmp_path / "c", 2)
   for step in (5, 6, 7):
@@ -112,9 +124,9 @@ def _garble_info(folder):
   (folder / "info" / "metadata").write_text("{")
 
 
-def _no_seal_and_no_metadata(folder):
+def _no_seal_and_no_model(folder):
   (folder / "jbin_seal.json").unlink()
-  (folder / "model" / "_METADATA").unlink()
+  shutil.rmtree(folder / "model")
 
 
 def _garble_seal(folder):
@@ -128,7 +140,7 @@ def _garble_seal(folder):
     _flip,
     _remove,
     _garble_info,
-    _no_seal_and_no_metadata,
+    _no_seal_and_no_model,
     _garble_seal,
   ],
 )

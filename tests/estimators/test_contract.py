@@ -1,0 +1,367 @@
+"""What every estimator promises; a new one adds its rows to `ROWS`.
+
+A row is an estimator with its options, and its value and gradient in plain
+numpy, of the same dtype, so that edges and ties are compared exactly.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Callable
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jbin import errors, estimators
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One estimator with its options, in formulas.
+
+  Attributes:
+    function: x -> y.
+    value: x -> y in numpy.
+    factor: x -> dy/dx in numpy.
+    zero: the value at 0 and -0.
+    edges: points where the formula has a case of its own.
+    second: x -> the second derivative, at points that are no edges.
+  """
+
+  function: Callable[[jax.Array], jax.Array]
+  value: Callable[[Array], Array]
+  factor: Callable[[Array], Array]
+  zero: float
+  edges: tuple[float, ...]
+  second: Callable[[Array], Array] = np.zeros_like
+
+
+def _sign(zero):
+  return lambda x: np.where(x > 0, 1.0, np.where(x < 0, -1.0, zero))
+
+
+def _ste(clip, zero=1.0, edge="closed"):
+  inside = np.less if edge == "open" else np.less_equal
+  return Row(
+    functools.partial(estimators.ste_sign, clip=clip, edge=edge, zero=zero),
+    _sign(zero),
+    lambda x: inside(abs(x), np.inf if clip is None else np.float32(clip)),
+    zero,
+    (0.0, 1.0 if clip is None else clip),
+  )
+
+
+def _poly(zero):
+  return Row(
+    functools.partial(estimators.approx_sign, zero=zero),
+    _sign(zero),
+    lambda x: np.maximum(2 - 2 * abs(x), 0),
+    zero,
+    (0.0, 1.0),
+    lambda x: np.where(abs(x) < 1, -2 * np.sign(x), 0),
+  )
+
+
+def _round(low, high, rounding="even", edge="closed", clip_first=True):
+  step = {
+    "even": np.round,
+    "up": lambda x: np.floor(x + np.asarray(0.5, x.dtype)),
+    "floor": np.floor,
+  }[rounding]
+  clip = lambda x: np.clip(x, np.asarray(low, x.dtype), np.asarray(high, x.dtype))
+
+  def factor(x):
+    u = x if clip_first else step(x)
+    at_edge = {"closed": 1.0, "open": 0.0, "half": 0.5}[edge]
+    return np.where(
+      (u == low) | (u == high), at_edge, (low < u) & (u < high)
+    )
+
+  return Row(
+    functools.partial(
+      estimators.clipped_round,
+      low=low,
+      high=high,
+      rounding=rounding,
+      edge=edge,
+      clip_first=clip_first,
+    ),
+    lambda x: step(clip(x)) if clip_first else clip(step(x)),
+    factor,
+    0.0,
+    (low, high, low + 0.5, high - 0.5, 0.5, 1.5, 2.5, high + 0.5, high + 1),
+  )
+
+
+ROWS = {
+  "ste_sign": [
+    _ste(1.0),
+    _ste(1.0, edge="open"),
+    _ste(1.5, zero=-1.0),
+    _ste(None, zero=0.0),
+    _ste(0.0),
+    _ste(0.0, edge="open"),
+  ],
+  "approx_sign": [_poly(1.0), _poly(0.0)],
+  "clipped_round": [
+    _round(-7.0, 7.0),
+    _round(-7, 7, edge="open"),
+    _round(-7, 7, rounding="up", edge="half"),
+    _round(0, 15, rounding="floor", edge="half", clip_first=False),
+    _round(-3, 3, rounding="even", edge="closed", clip_first=False),
+  ],
+}
+MEMBERS = [
+  pytest.param(row, id=f"{name}-{i}")
+  for name, rows in ROWS.items()
+  for i, row in enumerate(rows)
+]
+every_row = pytest.mark.parametrize("row", MEMBERS)
+# One for each estimator, where options do not matter.
+every_estimator = pytest.mark.parametrize(
+  "row", [rows[0] for rows in ROWS.values()], ids=ROWS
+)
+DTYPES = (jnp.float32, jnp.bfloat16)
+SHAPE = (8, 24)
+
+
+def test_every_estimator_has_a_row():
+  assert set(estimators.REGISTRY) == set(ROWS)
+
+
+def _points(row) -> Array:
+  """Edges, their neighbours, zeros, extremes and a grid, in `SHAPE`."""
+  edges = np.array([*row.edges, *(-e for e in row.edges)], np.float32)
+  near = [np.nextafter(edges, s * np.float32(np.inf)) for s in (-1, 1)]
+  # The neighbour of 0 is subnormal, which XLA on CPU takes for zero.
+  near = [np.where(abs(n) < 1e-30, 0.25, n).astype(np.float32) for n in near]
+  special = np.array(
+    [0.0, -0.0, np.inf, -np.inf, 3e38, -3e38, 1e-30, -1e-30], np.float32
+  )
+  points = np.concatenate([edges, *near, special])
+  count = np.prod(SHAPE)
+  grid = np.linspace(-4, 4, count - points.size, dtype=np.float32)
+  return np.concatenate([points, grid]).reshape(SHAPE)
+
+
+def _pair(row, x, g):
+  """The value at `x`, and the pull-back of `g`."""
+  y, pull = jax.vjp(row.function, x)
+  return y, pull(g)[0]
+
+
+@functools.cache
+def _jitted(row):
+  """One trace and one program for each dtype, whatever asks."""
+  return jax.jit(functools.partial(_pair, row))
+
+
+def _check(row, x, g, y, dx, dtype=jnp.float32):
+  wide, upstream = np.asarray(x, np.float32), np.asarray(g, np.float32)
+  np.testing.assert_array_equal(np.asarray(y, np.float32), row.value(wide))
+  with np.errstate(over="ignore"):
+    want = upstream * row.factor(wide)
+  tolerance = 1e-6 if dtype == jnp.float32 else 2**-7
+  np.testing.assert_allclose(
+    np.asarray(dx, np.float32), want, rtol=tolerance, atol=1e-30
+  )
+
+
+def _upstream(dtype):
+  g = np.linspace(-2, 3, np.prod(SHAPE)).reshape(SHAPE)
+  return jnp.asarray(g, dtype)
+
+
+@every_row
+@pytest.mark.parametrize("dtype", DTYPES, ids=("float32", "bfloat16"))
+def test_value_and_gradient_are_the_formulas(row, dtype):
+  x, g = jnp.asarray(_points(row), dtype), _upstream(dtype)
+  y, dx = _jitted(row)(x, g)
+  assert y.dtype == dx.dtype == dtype
+  assert y.shape == dx.shape == SHAPE
+  _check(row, x, g, y, dx, dtype)
+
+
+@every_row
+def test_random_values(row):
+  elements = st.floats(-9, 9, width=32, allow_subnormal=False)
+
+  @hypothesis.settings(deadline=None, max_examples=25, database=None)
+  @hypothesis.given(
+    arrays.arrays(np.float32, SHAPE, elements=elements),
+    arrays.arrays(np.float32, SHAPE, elements=elements),
+  )
+  def holds(x, g):
+    _check(row, x, g, *_jitted(row)(x, g))
+
+  holds()
+
+
+@every_row
+def test_at_zero(row):
+  for zero in (0.0, -0.0):
+    y, _ = _jitted(row)(np.full(SHAPE, zero, np.float32), _upstream("f4"))
+    np.testing.assert_array_equal(y, row.zero)
+
+
+@every_row
+def test_nothing_makes_a_nan(row):
+  """Infinities, subnormals, and rows that are constant."""
+  ones = np.ones(SHAPE[1], np.float32)
+  rows = [np.inf, -np.inf, 1e-45, -1e-45, 0.0, 1.0, 3.4e38, -7.0]
+  x = np.stack([value * ones for value in rows])
+  y, dx = _jitted(row)(x, _upstream(jnp.float32))
+  assert np.isfinite(y).all()
+  assert np.isfinite(dx).all()
+
+
+@every_row
+def test_transformations_change_nothing(row):
+  """jit, vmap along either axis, grad, scan and remat, in one program."""
+  x, g = _points(row), np.asarray(_upstream(jnp.float32))
+  pair = functools.partial(_pair, row)
+  loss = lambda x: (row.function(x) * g).sum()
+
+  def scanned(x):
+    return lax.scan(lambda c, x: (c, row.function(x)), None, x)[1]
+
+  @jax.jit
+  def run(x, g):
+    return {
+      "vmap": jax.vmap(pair)(x, g),
+      "vmap 1": jax.vmap(pair, in_axes=1, out_axes=1)(x, g),
+      "vmap 2": jax.vmap(jax.vmap(pair))(x, g),
+      "grad": (row.function(x), jax.grad(loss)(x)),
+      "remat grad": (row.function(x), jax.grad(jax.checkpoint(loss))(x)),
+      "scan": lax.scan(lambda c, a: (c, pair(*a)), None, (x, g))[1],
+      "grad of scan": (
+        scanned(x),
+        jax.grad(lambda x: (scanned(x) * g).sum())(x),
+      ),
+    }
+
+  eager = _pair(row, x, g)
+  for name, got in run(x, g).items():
+    for mine, want in zip(got, eager, strict=True):
+      np.testing.assert_array_equal(mine, want, err_msg=name)
+
+
+@every_estimator
+def test_sharded_over_eight_devices(row):
+  mesh = jax.make_mesh((8,), ("d",), (jax.sharding.AxisType.Auto,))
+  x, g = _points(row), np.asarray(_upstream(jnp.float32))
+  for spec in (PartitionSpec("d"), PartitionSpec(None, "d")):
+    sharding = NamedSharding(mesh, spec)
+    put = [jax.device_put(a, sharding) for a in (x, g)]
+    y, dx = _jitted(row)(*put)
+    assert y.sharding.is_equivalent_to(sharding, 2)
+    assert dx.sharding.is_equivalent_to(sharding, 2)
+    _check(row, x, g, y, dx)
+
+
+@every_row
+def test_second_derivative(row):
+  x = np.linspace(-9.3, 9.7, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+
+  @jax.jit
+  def second(x):
+    first = lambda x: jax.grad(lambda x: row.function(x).sum())(x)
+    return jax.grad(lambda x: first(x).sum())(x)
+
+  np.testing.assert_array_equal(second(x), row.second(x))
+
+
+@every_estimator
+@pytest.mark.parametrize(
+  "shape",
+  [(), (0,), (1,), (7,), (8,), (9,), (2, 0), (0, 8), (3, 1, 17), (5, 16)],
+  ids=str,
+)
+def test_shapes(row, shape):
+  """Windows are kept as bits: bytes that are full, ragged, or not worth it."""
+  count = int(np.prod(shape))
+  x = np.linspace(-2, 2, count, dtype=np.float32).reshape(shape) + 0.1
+  g = np.linspace(1, 3, count, dtype=np.float32).reshape(shape)
+  y, dx = _jitted(row)(np.asarray(x), np.asarray(g))
+  assert y.shape == dx.shape == shape
+  _check(row, x, g, y, dx)
+
+
+@every_estimator
+def test_the_residual_is_small(row):
+  """No float is kept, save by an estimator whose factor is not 0 or 1."""
+  x = jnp.asarray(_points(row))
+  _, pull = jax.vjp(row.function, x)
+  kept = sum(leaf.nbytes for leaf in jax.tree.leaves(pull))
+  if row is ROWS["approx_sign"][0]:
+    assert kept == x.nbytes
+  else:
+    assert kept <= x.size // 8 + 8
+
+
+@every_estimator
+def test_gradient_survives_export(row):
+  if importlib.util.find_spec("flatbuffers") is None:
+    pytest.skip("serialising an exported program needs flatbuffers")
+  from jax import export
+
+  x = _points(row)
+  exported = export.export(jax.jit(row.function))(x)
+  again = export.deserialize(exported.serialize(vjp_order=1))
+  y, pull = jax.vjp(again.call, x)
+  g = np.asarray(_upstream(jnp.float32))
+  _check(row, x, g, y, pull(g)[0])
+
+
+@pytest.mark.parametrize("clip_shape", [(1, 1), (8, 1), (1, 24), SHAPE])
+def test_ste_sign_with_an_array_of_windows(clip_shape):
+  clip = np.linspace(0.5, 2, np.prod(clip_shape), dtype=np.float32)
+  clip = clip.reshape(clip_shape)
+  x, g = _points(ROWS["ste_sign"][0]), np.asarray(_upstream(jnp.float32))
+  x = np.where(np.arange(SHAPE[1]) % 2, np.broadcast_to(clip, SHAPE), x)
+  for edge, inside in (("closed", np.less_equal), ("open", np.less)):
+    y, pull = jax.vjp(
+      lambda x, c: estimators.ste_sign(x, c, edge=edge), x, clip
+    )
+    dx, dclip = pull(g)
+    np.testing.assert_array_equal(y, _sign(1.0)(x))
+    np.testing.assert_array_equal(dx, np.where(inside(abs(x), clip), g, 0))
+    np.testing.assert_array_equal(dclip, np.zeros_like(clip))
+
+
+def test_a_nan_is_a_bit_without_gradient():
+  y, dx = _pair(ROWS["ste_sign"][0], jnp.full(3, jnp.nan), jnp.ones(3))
+  np.testing.assert_array_equal(y, -1)
+  np.testing.assert_array_equal(dx, 0)
+
+
+@pytest.mark.parametrize(
+  ("call", "text"),
+  [
+    (lambda x: estimators.clipped_round(x, 1, 1), "low 1 is not below 1"),
+    (
+      lambda x: estimators.clipped_round(x, 0, 1, rounding="evn"),
+      "unknown rounding 'evn'; did you mean even",
+    ),
+    (
+      lambda x: estimators.clipped_round(x, 0, 1, edge="hlf"),
+      "unknown edge 'hlf'; did you mean half",
+    ),
+    (
+      lambda x: estimators.ste_sign(x, edge="half"),
+      "unknown edge 'half'",
+    ),
+  ],
+)
+def test_bad_options_are_user_errors(call, text):
+  with pytest.raises(errors.UserError, match=text):
+    call(jnp.ones(3))

@@ -1,0 +1,5 @@
+"""The tiny config of tests/train, for runs of the whole."""
+
+from tests.train.conftest import TINY, tiny_config, tiny_values
+
+__all__ = ["TINY", "tiny_config", "tiny_values"]

@@ -1,0 +1,76 @@
+"""One config on meshes 1, 8x1 and 2x4: same losses, intended shardings."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jbin.train import checkpoint, loop, sharding
+
+MESHES = [(1, 1), (8, 1), (2, 4)]
+
+
+def _losses(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  return [json.loads(line)["loss"] for line in text.splitlines()]
+
+
+@pytest.fixture
+def config_on(tiny_config):
+  return lambda data, fsdp, **changes: tiny_config(
+    mesh={"data": data, "fsdp": fsdp},
+    log_every=1,
+    eval_batch_size=64,
+    optimizer__weight_decay=0.0,
+    **changes,
+  )
+
+
+@pytest.fixture
+def placed(monkeypatch):
+  """The specs that `sharding.check` was asked to assert, by array."""
+  found = {}
+  check = sharding.check
+
+  def check_and_note(tree, shardings, when):
+    check(tree, shardings, when)
+    leaves = jax.tree.leaves(tree)
+    for name, leaf in zip(sharding.path_names(tree), leaves, strict=True):
+      found[name] = leaf.sharding.spec
+
+  monkeypatch.setattr(sharding, "check", check_and_note)
+  return found
+
+
+def test_losses_agree_and_arrays_lie_where_they_should(
+  config_on, placed, tmp_path
+):
+  losses = {}
+  for data, fsdp in MESHES:
+    placed.clear()
+    workdir = tmp_path / f"{data}x{fsdp}"
+    loop.run(config_on(data, fsdp), workdir)
+    losses[data, fsdp] = _losses(workdir)
+    split = {name for name, spec in placed.items() if any(spec)}
+    # The one array of the tiny net that is large enough, and its moments.
+    if fsdp > 1:
+      assert "params.head.kernel" in split
+      assert len(split) == 3
+      assert all(name.endswith("head.kernel") for name in split)
+    else:
+      assert not split
+  for mesh in MESHES[1:]:
+    np.testing.assert_allclose(losses[mesh], losses[1, 1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_goes_on_upon_another_mesh(config_on, placed, tmp_path):
+  loop.run(config_on(8, 1, steps=10), tmp_path)
+  loop.run(config_on(2, 4, steps=20), tmp_path)
+  assert any(placed["params.head.kernel"])
+  info, _ = checkpoint.Checkpoints(tmp_path / "checkpoints").restore(
+    lambda info: {}
+  )
+  assert info["step"] == 20
+  assert info["data"]["step"] == 20
+  assert len(_losses(tmp_path)) == 20 + 2

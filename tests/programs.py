@@ -1,0 +1,52 @@
+"""What several tests read of a traced program: its equations and its tags."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from jbin import bits
+
+
+def _inside(value: Any) -> Iterator[core.Jaxpr]:
+  """The jaxprs in one parameter of an equation."""
+  if isinstance(value, core.ClosedJaxpr):
+    yield value.jaxpr
+  elif isinstance(value, core.Jaxpr):
+    yield value
+  elif isinstance(value, (list, tuple)):
+    for entry in value:
+      yield from _inside(entry)
+
+
+def _walk(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+  for equation in jaxpr.eqns:
+    yield equation
+    for value in equation.params.values():
+      for inner in _inside(value):
+        yield from _walk(inner)
+
+
+def equations(
+  function: Callable[..., Any], *args: Any
+) -> list[core.JaxprEqn]:
+  """Every equation of a function, those inside other equations too."""
+  return list(_walk(jax.make_jaxpr(function)(*args).jaxpr))
+
+
+def tags(function: Callable[..., Any], *args: Any) -> list[Any]:
+  """(what the tag says, the tagged value's abstract value), in order."""
+  found = []
+  for equation in equations(function, *args):
+    if equation.primitive.name == "name":
+      said = bits.parse(equation.params["name"])
+      found.append((said, equation.outvars[0].aval))
+  return found
+
+
+def compiled_text(function: Callable[..., Any], *args: Any) -> str:
+  """The program as XLA has optimised it, without where it comes from."""
+  text = jax.jit(function).lower(*args).compile().as_text()
+  _, _, program = text.partition("\n\n\n")
+  return program or text

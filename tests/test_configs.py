@@ -1,0 +1,91 @@
+"""Every config file makes a config, a model and a cost."""
+
+import pytest
+
+from jbin import errors, schedules
+from jbin.cli import _flags
+from jbin.train import build, config as config_lib
+
+SPECS = [
+  "quickstart.py",
+  "quickstart.py:binary",
+  "quickstart.py:float",
+  "pokebnn_imagenet.py:1.0x",
+  "pokebnn_imagenet.py:0.5x",
+  "pokebnn_cifar10.py",
+  "resnet50_imagenet.py:w8a8",
+  "resnet50_imagenet.py:bf16",
+]
+
+
+@pytest.fixture
+def config(root):
+  def load(spec):
+    return config_lib.from_mapping(_flags.load(str(root / "configs" / spec)))
+
+  return load
+
+
+def test_every_file_is_tested(root):
+  files = {path.name for path in (root / "configs").glob("*.py")}
+  assert files == {spec.split(":")[0] for spec in SPECS}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_it_makes_an_optimizer(config, spec):
+  made = config(spec)
+  assert callable(build.optimizer(made.optimizer).tx.update)
+  rate = build.optimizer(made.optimizer).learning_rate
+  assert 0 <= float(schedules.value(rate, 0.0)) < 10
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_its_header_says_how_to_run_it(root, spec):
+  name = spec.split(":")[0]
+  text = (root / "configs" / name).read_text()
+  assert f"jbin train --config=configs/{name}" in text
+
+
+@pytest.mark.parametrize(
+  "spec", ["pokebnn_imagenet.py:wide", "quickstart.py:ternary"]
+)
+def test_an_argument_that_it_does_not_know(config, spec):
+  with pytest.raises(errors.UserError, match="the argument is"):
+    config(spec)
+
+
+def test_pokebnn_is_the_recipe_of_the_paper(config):
+  made = config("pokebnn_imagenet.py:1.0x")
+  assert (made.batch_size, made.steps, made.seed) == (8192, 124800, 0)
+  kwargs = made.model.kwargs
+  for step, key in ((7500, "bounds_at"), (7800, "weights_from")):
+    begins = [
+      step
+      for step in range(7000, 8500)
+      if schedules.progress_at(step, made.steps) >= kwargs[key]
+    ]
+    assert begins[0] == step
+  rate = build.optimizer(made.optimizer).learning_rate
+  for step in (0, 1, 60_000, 116_999, 117_000, 124_799):
+    got = schedules.value(rate, schedules.progress_at(step, made.steps))
+    want = max(6.4e-4 * (1 - step / (750 * 156)), 0.0)
+    assert abs(float(got) - want) < 1e-10
+  assert made.optimizer.kwargs == {"b1": 0.9, "b2": 0.99, "eps": 1e-8}
+  assert made.optimizer.weight_decay_mode == "l2"
+  assert made.task.name == "distillation"
+
+
+def test_the_twin_differs_in_the_quantizers_alone(config):
+  binary, twin = config("quickstart.py:binary"), config("quickstart.py:float")
+  assert config_lib.differences(binary, config_lib.to_mapping(twin)) == [
+    "model.quantized: False -> True"
+  ]
+
+
+def test_quickstart_counts_one_bit_products(config):
+  macs = build.cost_report(config("quickstart.py")).macs
+  assert macs[1, 1] > 0.5 * sum(macs.values())
+  assert all(
+    min(pair) >= 16
+    for pair in build.cost_report(config("quickstart.py:float")).macs
+  )
