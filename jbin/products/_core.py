@@ -12,12 +12,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jbin import errors
 from jbin.estimators import _base as residuals
 from jbin.products import _form
 from jbin.quantizers import Quantized
@@ -68,7 +69,18 @@ def product(
   form: _form.Form = "auto",
   grad_precision: GradPrecision = "float32",
 ) -> jax.Array:
-  """The product of `x` and `w`, in the dtype of their values."""
+  """The product of `x` and `w`, in the dtype of their values.
+
+  Raises:
+    errors.UserError: if the form or precision is unknown, or codes are too
+      wide for int8.
+  """
+  for option, given, known in (
+    ("form", form, get_args(_form.Form)),
+    ("grad_precision", grad_precision, get_args(GradPrecision)),
+  ):
+    if given not in known:
+      raise errors.UnknownName(option, given, known)
   xs = _with_codes(x, geometry.lhs_out)
   ws = _with_codes(w, geometry.rhs_out)
   values = tuple(v.value if isinstance(v, Quantized) else v for v in (x, w))
@@ -76,6 +88,13 @@ def product(
     return geometry.apply(values[0], values[1], None)
   if form == "auto":
     form = _choose(values, xs, ws, geometry)
+  if form == "int8" and xs is not None and ws is not None:
+    for side in (xs, ws):
+      if side.codes is not None and side.codes.dtype != jnp.int8:
+        raise errors.UserError(
+          f"form='int8' cannot hold codes from {side.levels[0]} to"
+          f" {side.levels[1]}; take bfloat16, float32 or auto"
+        )
   plan = _Plan(
     geometry=geometry,
     form=form,
@@ -237,10 +256,11 @@ def _backward(
 
     def linear(operand: jax.Array) -> jax.Array:
       pair = (operand, codes) if side == 0 else (codes, operand)
-      return geometry.apply(*pair, jnp.float32)
+      return geometry.apply(*pair, None)
 
     pull = jax.linear_transpose(linear, jax.ShapeDtypeStruct(like.shape, dtype))
-    (cotangent,) = pull(upstream.astype(jnp.float32))
+    # Both operands in one narrow dtype: a float32 one would widen the other.
+    (cotangent,) = pull(upstream.astype(dtype))
     return cotangent.astype(like.dtype)
 
   return transposed(0), transposed(1), None, None

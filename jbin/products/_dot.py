@@ -74,11 +74,15 @@ def dot_general(
     precision: of a float product, as in `lax.dot_general`.
     form: "int8" (sums in int32), "bfloat16" or "float32" (sums in float32) for
       a product of codes with codes; "auto" picks by shape and device.
-    grad_precision: the dtype of both operands of the gradient products;
-      sums are float32. "float32" is exact.
+    grad_precision: the dtype of both operands of the gradient products, and
+      of their results; sums inside are float32. "float32" is exact.
 
   Returns:
     An array of the values' common dtype, shaped as `lax.dot_general` has it.
+
+  Raises:
+    errors.UserError: if the form or precision is unknown, or the form is too
+      narrow for the codes.
   """
   (lhs_c, rhs_c), (lhs_b, rhs_b) = dimension_numbers
   numbers = tuple(

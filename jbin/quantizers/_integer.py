@@ -54,7 +54,9 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
     wide = x.astype(jnp.float32)
     largest = jax.lax.stop_gradient(jnp.abs(wide).max(over, keepdims=True))
     scale = jnp.where(largest > 0, largest, 1.0) / limit
-    codes = estimators.clipped_round(wide / scale, -limit, limit)
+    # A quarter of room: the largest, divided, may round to just above `limit`.
+    edge = limit + 0.25
+    codes = estimators.clipped_round(wide / scale, -edge, edge)
     return _base.make(
       codes,
       scale,

@@ -140,6 +140,11 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
   p: int = 1
   start: float = 0.0
 
+  def __post_init__(self) -> None:
+    """Checks the width."""
+    if not 1 <= self.p <= 8:
+      raise errors.UserError(f"poke_weight: p must be 1 to 8, got {self.p}")
+
   @property
   def bits(self) -> int:
     """P."""
@@ -216,7 +221,7 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     """Zeros, and bounds of -1, which say "not set yet"."""
     size = channels if self.per_channel else 1
     zeros = {name: jnp.zeros(size, jnp.float32) for name in STATISTICS}
-    return {"bounds": jnp.full(size, -1.0), **zeros}
+    return {"bounds": jnp.full(size, -1.0, jnp.float32), **zeros}
 
   def update(
     self,

@@ -52,5 +52,10 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     scale = _base.mean_magnitude(x, over)
     codes = estimators.ste_sign(x, 1.0)
     return _base.make(
-      codes, scale, bits=1, levels=(-1, 1), keep_scale=self.keep_scale
+      codes,
+      scale,
+      bits=1,
+      levels=(-1, 1),
+      dtype=x.dtype,
+      keep_scale=self.keep_scale,
     )

@@ -35,7 +35,7 @@ class Row:
 
   Attributes:
     quantizer: what is tested.
-    formula: x -> (value, dy/dx), float32.
+    formula: x -> (value, dy/dx), float32; NaN where rounding decides.
     kept: the axes along which the scale may vary.
     progress: for one with a schedule.
     variables: x -> the learned values and statistics.
@@ -99,7 +99,10 @@ def _absmax(p, kept):
   def formula(x):
     s = abs(x).max(_over(x, kept), keepdims=True) / np.float32(limit)
     s = np.where(s > 0, s, 1)
-    return s * np.round(x / s), np.ones_like(x)
+    steps = x / s
+    # XLA multiplies by 1 / limit, so a tie may go either way.
+    tie = abs(abs(steps) % 1 - 0.5) < 1e-5
+    return np.where(tie, np.nan, s * np.round(steps)), np.ones_like(x)
 
   return formula
 
@@ -269,9 +272,14 @@ def _run(row, x, dtype=jnp.float32):
 
 def _check(row, x, g, q, dx, rtol=2e-6):
   value, factor = row.formula(x)
-  step = float(abs(value).max())
+  got = np.asarray(q.value, np.float32)
+  either = np.isnan(value)
+  assert either.mean() < 0.02
   np.testing.assert_allclose(
-    np.asarray(q.value, np.float32), value, rtol=rtol, atol=rtol * step
+    np.where(either, 0, got),
+    np.where(either, 0, value),
+    rtol=rtol,
+    atol=rtol * float(np.nanmax(abs(value))),
   )
   np.testing.assert_allclose(
     np.asarray(dx, np.float32), g * factor, rtol=2 * rtol, atol=2 * rtol
@@ -378,7 +386,7 @@ def test_codes_and_scale_carry_no_gradient(row):
     parts = [p for p in (q.codes, q.scale) if p is not None]
     return sum((p.astype(jnp.float32).sum() for p in parts), jnp.float32(0))
 
-  np.testing.assert_array_equal(jax.grad(total)(x), 0)
+  np.testing.assert_array_equal(jax.jit(jax.grad(total))(x), 0)
 
 
 @every_row
@@ -595,7 +603,7 @@ def test_ema_bounds_statistics_take_no_gradient():
     new = quantizer.update(x, progress=jnp.float32(1), **state)
     return sum(value.sum() for value in new.values())
 
-  np.testing.assert_array_equal(jax.grad(total)(_input()), 0)
+  np.testing.assert_array_equal(jax.jit(jax.grad(total))(_input()), 0)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -1,0 +1,383 @@
+"""Products of codes equal the float products of the values, both ways."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jbin import errors, products, quantizers
+from tests import programs
+from tests.products import operands
+
+FORMS = ("auto", "int8", "bfloat16", "float32")
+PLAIN = (((1,), (0,)), ((), ()))
+
+
+def _dot(dimension_numbers):
+  def product(x, w, **options):
+    return products.dot_general(x, w, dimension_numbers, **options)
+
+  return product, lambda x, w: lax.dot_general(x, w, dimension_numbers)
+
+
+def _einsum(equation):
+  def product(x, w, **options):
+    return products.einsum(equation, x, w, **options)
+
+  return product, lambda x, w: jnp.einsum(equation, x, w)
+
+
+def _conv(strides, padding, **keywords):
+  def product(x, w, **options):
+    return products.conv_general_dilated(
+      x, w, strides, padding, **keywords, **options
+    )
+
+  def reference(x, w):
+    spatial = "HWD"[: x.ndim - 2]
+    names = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    return lax.conv_general_dilated(
+      x, w, strides, padding, dimension_numbers=names, **keywords
+    )
+
+  return product, reference
+
+
+# name: (product and its reference), shapes of both operands.
+GEOMETRIES = {
+  "dot": (_dot(PLAIN), (6, 19), (19, 5)),
+  "dot of whole bytes": (_dot(PLAIN), (9, 40), (40, 32)),
+  "dot of a row": (_dot(PLAIN), (1, 24), (24, 8)),
+  "dot along first axes": (_dot((((0,), (0,)), ((), ()))), (7, 4), (7, 3)),
+  "dot with batches": (
+    _dot((((2,), (1,)), ((0,), (0,)))),
+    (3, 4, 11),
+    (3, 11, 5),
+  ),
+  "dot with an inner batch": (
+    _dot((((3, 1), (0, 2)), ((2,), (1,)))),
+    (2, 5, 3, 4),
+    (4, 3, 5, 6),
+  ),
+  "outer product": (_dot((((), ()), ((), ()))), (3, 2), (2, 9)),
+  "einsum of heads": (_einsum("btd,dhk->bthk"), (2, 3, 9), (9, 2, 8)),
+  "einsum of scores": (_einsum("bthk,bshk->bhts"), (2, 3, 2, 8), (2, 4, 2, 8)),
+  "einsum turned": (_einsum("td, kd -> kt"), (3, 10), (5, 10)),
+  "conv": (_conv((1, 1), "SAME"), (2, 5, 5, 9), (3, 3, 9, 6)),
+  "conv of whole bytes": (
+    _conv((2, 1), "VALID"),
+    (2, 6, 5, 32),
+    (3, 2, 32, 32),
+  ),
+  "conv in groups": (
+    _conv((1, 1), "SAME", feature_group_count=3),
+    (2, 4, 4, 12),
+    (3, 3, 4, 6),
+  ),
+  "depthwise": (
+    _conv((2, 2), "SAME", feature_group_count=8),
+    (2, 5, 4, 8),
+    (3, 3, 1, 8),
+  ),
+  "dilated": (
+    _conv((1, 1), ((2, 1), (0, 3)), rhs_dilation=(2, 1)),
+    (2, 6, 5, 3),
+    (3, 3, 3, 4),
+  ),
+  "spread out": (
+    _conv((1, 2), ((1, 1), (2, 0)), lhs_dilation=(2, 3)),
+    (2, 3, 3, 5),
+    (2, 3, 5, 4),
+  ),
+  "one axis": (_conv((1,), ((4, 0),)), (2, 7, 6), (5, 6, 3)),
+  "three axes": (_conv((1, 2, 1), "SAME"), (2, 3, 4, 3, 5), (2, 2, 1, 5, 4)),
+}
+# Which kinds every geometry is tested with; the others with `EVERY_KIND`.
+SOME_KINDS = (("sign", "scale per channel"), ("scale per example", "two bits"))
+EVERY_KIND = ("dot", "einsum of heads", "conv in groups")
+CASES = [
+  (name, left, right)
+  for name in GEOMETRIES
+  for left, right in SOME_KINDS
+] + [
+  (name, left, right)
+  for name in EVERY_KIND
+  for left, right in (
+    *((left, "scale per channel") for left in operands.LEFT),
+    *(("sign", right) for right in operands.RIGHT),
+    ("float", "sign"),
+    ("scale per example", "float"),
+    ("unsigned 8 bits", "wide codes"),
+    ("float", "float"),
+  )
+  if (left, right) not in SOME_KINDS
+]
+
+
+def _upstream(shape):
+  return jnp.cos(jnp.arange(np.prod(shape), dtype=jnp.float32)).reshape(shape)
+
+
+def _arguments(name, left, right, dtype=jnp.float32):
+  (product, reference), left_shape, right_shape = GEOMETRIES[name]
+  x = operands.LEFT[left](operands.random(left_shape, 1, dtype))
+  w = operands.RIGHT[right](operands.random(right_shape, 2, dtype))
+  return product, reference, x, w
+
+
+def _forms(left, right):
+  if left in operands.WIDE or right in operands.WIDE:
+    return tuple(form for form in FORMS if form != "int8")
+  return FORMS
+
+
+@pytest.mark.parametrize(
+  ("name", "left", "right"), dict.fromkeys(CASES), ids=", ".join
+)
+def test_equals_the_product_of_the_values(name, left, right):
+  """Forward and both gradients, in every form; one program for all."""
+  product, reference, x, w = _arguments(name, left, right)
+  shape = jax.eval_shape(
+    reference, operands.value_of(x), operands.value_of(w)
+  ).shape
+  g = _upstream(shape)
+  forms = _forms(left, right)
+
+  @jax.jit
+  def run(x, w, g):
+    got = [
+      operands.pulled(functools.partial(product, form=form), x, w, g)
+      for form in forms
+    ]
+    values = operands.value_of(x), operands.value_of(w)
+    return got, operands.pulled(reference, *values, g)
+
+  got, want = run(x, w, g)
+  for mine in got:
+    operands.compare(mine, want, 1e-5)
+
+
+def test_codes_are_what_is_multiplied():
+  """With codes of another value than `value`, the result follows the codes."""
+  x = operands.LEFT["sign"](operands.random((4, 16), 0))
+  w = operands.RIGHT["sign"](operands.random((16, 3), 1))
+  got = products.dot_general(
+    operands.with_value(x, 0 * x.value), operands.with_value(w, w.value), PLAIN
+  )
+  np.testing.assert_array_equal(got, x.value @ w.value)
+
+
+def test_integer_sums_are_exact():
+  """Of one-bit codes, whatever the form and the length of the sum."""
+  x = quantizers.sign()(operands.random((8, 4096), 3))
+  w = quantizers.sign()(operands.random((4096, 32), 4))
+  want = np.asarray(x.codes, np.int64) @ np.asarray(w.codes, np.int64)
+  for form in FORMS:
+    np.testing.assert_array_equal(
+      products.dot_general(x, w, PLAIN, form=form), want
+    )
+
+
+@pytest.mark.parametrize("name", ["dot", "conv"])
+@pytest.mark.parametrize(
+  ("left", "right"), [("sign", "scale per channel"), ("one scale", "float")]
+)
+def test_bfloat16_values(name, left, right):
+  """The result and both gradients are bfloat16, near the float32 ones."""
+  product, reference, x, w = _arguments(name, left, right, jnp.bfloat16)
+  values = [operands.value_of(a).astype(jnp.float32) for a in (x, w)]
+  g = _upstream(jax.eval_shape(reference, *values).shape)
+  got = jax.jit(functools.partial(operands.pulled, product))(x, w, g)
+  assert {part.dtype for part in got} == {jnp.dtype(jnp.bfloat16)}
+  want = jax.jit(functools.partial(operands.pulled, reference))(
+    *values, g.astype(jnp.bfloat16).astype(jnp.float32)
+  )
+  operands.compare([part.astype(jnp.float32) for part in got], want, 0.02)
+
+
+@pytest.mark.parametrize("name", ["dot with batches", "einsum of heads", "conv"])
+def test_bfloat16_gradients(name):
+  """Within 2 % of the exact ones; both operands of a product are bfloat16."""
+  product, _, x, w = _arguments(name, "sign", "scale per channel")
+  shape = jax.eval_shape(product, x, w).shape
+  g = _upstream(shape)
+
+  def run(x, w, g, precision):
+    return operands.pulled(
+      functools.partial(product, grad_precision=precision), x, w, g
+    )
+
+  exact, rough = (
+    jax.jit(functools.partial(run, precision=precision))(x, w, g)
+    for precision in ("float32", "bfloat16")
+  )
+  np.testing.assert_array_equal(exact[0], rough[0])
+  operands.compare(rough, exact, 0.02)
+  kinds = ("dot_general", "conv_general_dilated")
+  multiplied = [
+    tuple(v.aval.dtype for v in equation.invars)
+    for equation in programs.equations(
+      functools.partial(run, precision="bfloat16"), x, w, g
+    )
+    if equation.primitive.name in kinds
+  ]
+  narrow = (jnp.dtype(jnp.bfloat16),) * 2
+  assert multiplied.count(narrow) == 2
+  assert len(multiplied) == 3
+
+
+@pytest.mark.parametrize("left", ["sign", "scale per example", "float"])
+def test_transformations(left):
+  """vmap, scan, remat and grad around a product, scales and all."""
+  right = "scale per channel"
+  make_x, make_w = operands.LEFT[left], operands.RIGHT[right]
+  x, w = operands.random((3, 4, 24), 5), operands.random((3, 24, 8), 6)
+
+  def low_bit(x, w):
+    return products.dot_general(make_x(x), make_w(w), PLAIN)
+
+  def plain(x, w):
+    return operands.value_of(make_x(x)) @ operands.value_of(make_w(w))
+
+  def everything(f):
+    def loss(f):
+      return lambda *args: (f(*args) ** 2).sum()
+
+    def scanned(x, w):
+      return lax.scan(lambda c, a: (c, f(*a)), None, (x, w))[1]
+
+    def shared(x, w):
+      return jax.vmap(f, (0, None))(x, w[0])
+
+    grads = functools.partial(jax.grad, argnums=(0, 1))
+    mapped = jax.vmap(f)
+    return {
+      "vmap": mapped(x, w),
+      "vmap of x": shared(x, w),
+      "vmap of w": jax.vmap(f, (None, 0))(x[0], w),
+      "vmap of grad": jax.vmap(grads(loss(f)))(x, w),
+      "grad of vmap": grads(loss(mapped))(x, w),
+      "grad of shared vmap": grads(loss(shared))(x, w),
+      "grad of scan": grads(loss(scanned))(x, w),
+      "grad of remat": grads(loss(jax.checkpoint(mapped)))(x, w),
+      "remat in scan": grads(
+        loss(
+          lambda x, w: lax.scan(
+            jax.checkpoint(lambda c, a: (c, f(*a))), None, (x, w)
+          )[1]
+        )
+      )(x, w),
+    }
+
+  got, want = jax.jit(lambda: (everything(low_bit), everything(plain)))()
+  for name in want:
+    operands.compare(
+      jax.tree.leaves(got[name]),
+      leaves := jax.tree.leaves(want[name]),
+      1e-5,
+      [name] * len(leaves),
+    )
+
+
+def test_vmap_of_products_of_ready_operands():
+  """A `Quantized` is a tree: each of a stack keeps its own scale."""
+  x = operands.LEFT["scale per example"](operands.random((5, 4, 24), 1))
+  w = jax.vmap(operands.RIGHT["scale per channel"])(
+    operands.random((5, 24, 8), 2)
+  )
+  assert w.scale.shape == (5, 1, 8)
+  got = jax.vmap(lambda x, w: products.dot_general(x, w, PLAIN))(x, w)
+  np.testing.assert_allclose(
+    got, jnp.matmul(x.value, w.value), rtol=1e-5, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("name", ["dot of whole bytes", "conv of whole bytes"])
+def test_sharded_over_eight_devices(name):
+  """The batch over two of them, the output channels over four."""
+  product, reference, _, _ = _arguments(name, "sign", "scale per channel")
+  _, left_shape, right_shape = GEOMETRIES[name]
+  left_shape = (8, *left_shape[1:])
+  make_x = operands.LEFT["scale per example"]
+  make_w = operands.RIGHT["scale per channel"]
+  mesh = jax.make_mesh(
+    (2, 4), ("data", "model"), (jax.sharding.AxisType.Auto,) * 2
+  )
+  columns = PartitionSpec(*[None] * (len(right_shape) - 1), "model")
+  x = operands.random(left_shape, 1)
+  w = operands.random(right_shape, 2)
+  put = (
+    jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))),
+    jax.device_put(w, NamedSharding(mesh, columns)),
+  )
+
+  @jax.jit
+  def run(x, w):
+    y, pull = jax.vjp(lambda x, w: product(make_x(x), make_w(w)), x, w)
+    return y, *pull(jnp.sin(y))
+
+  got = run(*put)
+  assert got[2].sharding.is_equivalent_to(put[1].sharding, w.ndim)
+
+  @jax.jit
+  def plain(x, w):
+    y, pull = jax.vjp(
+      lambda x, w: reference(make_x(x).value, make_w(w).value), x, w
+    )
+    return y, *pull(jnp.sin(y))
+
+  operands.compare(got, plain(x, w), 1e-5)
+
+
+def test_small_residuals():
+  """Of 1-bit operands nothing is kept but bits: 1/32 of a float each."""
+
+  def run(x, w):
+    return products.dot_general(quantizers.sign()(x), quantizers.xnor()(w), PLAIN)
+
+  x, w = operands.random((64, 256), 1), operands.random((256, 32), 2)
+  _, pull = jax.vjp(run, x, w)
+  leaves = jax.tree.leaves(pull)
+  for leaf in leaves:
+    if leaf.dtype != jnp.uint8:
+      assert leaf.size <= w.shape[-1], leaf.aval
+  # Codes and windows of both.
+  packed = sum(leaf.nbytes for leaf in leaves if leaf.dtype == jnp.uint8)
+  assert packed == 2 * (x.size + w.size) // 8
+
+
+def test_residuals_of_more_bits_are_their_codes():
+  x = quantizers.absmax(8, ())(operands.random((64, 256), 1))
+  w = operands.random((256, 32), 2)
+  _, pull = jax.vjp(lambda w: products.dot_general(x, w, PLAIN), w)
+  kept = {leaf.dtype for leaf in jax.tree.leaves(pull) if leaf.size > 1}
+  assert kept == {jnp.dtype(jnp.int8)}
+
+
+@pytest.mark.parametrize(
+  "equation",
+  ["ij,jk", "ij->ji", "...j,jk->...k", "ii,ij->ij", "a,b,c->abc", "ijk,kl->il"],
+)
+def test_einsums_that_are_refused(equation):
+  x = jnp.ones((2, 2))
+  with pytest.raises(errors.UserError, match="two operands and the result"):
+    products.einsum(equation, x, x)
+
+
+@pytest.mark.parametrize(
+  ("options", "text"),
+  [
+    ({"form": "int4"}, "unknown form 'int4'; did you mean int8"),
+    ({"form": "int8"}, "cannot hold codes from 0 to 255; take bfloat16"),
+    ({"grad_precision": "bf16"}, "unknown grad_precision 'bf16'"),
+  ],
+)
+def test_bad_options(options, text):
+  x = operands.LEFT["unsigned 8 bits"](operands.random((2, 3), 0))
+  w = operands.RIGHT["sign"](operands.random((3, 2), 0))
+  with pytest.raises(errors.UserError, match=text):
+    products.dot_general(x, w, PLAIN, **options)
