@@ -15,8 +15,7 @@ Command:
 
 Variations:
   configs/pokebnn_imagenet.py:0.5x        any width
-  --config.task.name=classification       without a teacher: also drop
-                                          task.teacher_workdir from the config
+  configs/pokebnn_imagenet.py:1.0x,labels without a teacher: from labels alone
   --config.image_size=128                 smaller images
   --config.model.quantized=False          the float twin
 Differs from the paper: batch norm statistics are those of the global batch.
@@ -29,11 +28,14 @@ EPOCHS = 800
 
 
 def get_config(arg="1.0x"):
-  """`arg`: the width, as "1.0x"."""
+  """`arg`: the width, as "1.0x"; "1.0x,labels" has no teacher."""
+  size, _, task = arg.partition(",")
   try:
-    width = float(arg.removesuffix("x"))
+    width = float(size.removesuffix("x"))
   except ValueError:
     raise ValueError(f"the argument is a width as 1.0x, not {arg!r}") from None
+  if task not in ("", "labels"):
+    raise ValueError(f"after the width comes ',labels' or nothing, not {arg!r}")
   config = ml_collections.ConfigDict()
 
   config.seed = 0
@@ -71,14 +73,16 @@ def get_config(arg="1.0x"):
     }
   )
 
-  config.task = ml_collections.ConfigDict(
-    {
-      "name": "distillation",
-      "teacher_workdir": "",
-      "temperature": 1.0,
-      "hard_weight": 0.0,
-    }
-  )
+  config.task = ml_collections.ConfigDict({"name": "classification"})
+  if not task:
+    config.task = ml_collections.ConfigDict(
+      {
+        "name": "distillation",
+        "teacher_workdir": "",
+        "temperature": 1.0,
+        "hard_weight": 0.0,
+      }
+    )
 
   config.optimizer = ml_collections.ConfigDict(
     {

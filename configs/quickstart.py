@@ -38,7 +38,8 @@ def get_config(arg=""):
       "num_classes": 10,
       "stem": "conv3",
       "stages": (1, 1),
-      "features": (32, 64),
+      "features": (64, 64),
+      "expansion": 1,
       "in_features": 1,
       "quantized": arg != "float",
       # Binary from the first step; the bounds of the 4- and 8-bit

@@ -74,3 +74,48 @@ def test_a_run_goes_on_upon_another_mesh(config_on, placed, tmp_path):
   assert info["step"] == 20
   assert info["data"]["step"] == 20
   assert len(_losses(tmp_path)) == 20 + 2
+
+
+def test_first_step_of_a_binary_net_agrees(config_on, placed, tmp_path):
+  """Later a sign may flip: a reduction in another order moves a value by one
+  unit in the last place (see ARCHITECTURE.md).
+  """
+  losses = []
+  for data, fsdp in MESHES:
+    workdir = tmp_path / f"{data}x{fsdp}"
+    model = {"name": "tiny", "width": 8, "dropout": 0.25, "binary": True}
+    loop.run(config_on(data, fsdp, steps=3, model=model), workdir)
+    losses.append(_losses(workdir))
+  assert any(placed["params.head.kernel"])
+  first = [run[0] for run in losses]
+  np.testing.assert_allclose(first, first[0], rtol=1e-6)
+  assert np.all(np.isfinite(losses))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantized", [True, False], ids=["1-bit", "float"])
+def test_pokebnn_and_its_float_twin(quantized, config_on, placed, tmp_path):
+  """Float: all losses agree. 1-bit: the first."""
+  model = {
+    "name": "pokebnn",
+    "stem": "conv3",
+    "stages": (1,),
+    "features": (32,),
+    "quantized": quantized,
+    "bounds_at": 0.5,
+  }
+  first, losses = {}, {}
+  for data, fsdp in MESHES:
+    workdir = tmp_path / f"{data}x{fsdp}"
+    config = config_on(data, fsdp, steps=6, model=model)
+    loop.run(config, workdir)
+    losses[data, fsdp] = _losses(workdir)
+    first[data, fsdp] = losses[data, fsdp][0]
+  split = [name for name, spec in placed.items() if any(spec)]
+  assert split  # on the last mesh
+  for mesh in MESHES[1:]:
+    assert first[mesh] == pytest.approx(first[1, 1], rel=1e-6)
+    if not quantized:
+      np.testing.assert_allclose(
+        losses[mesh], losses[1, 1], rtol=1e-5, atol=1e-5
+      )

@@ -24,6 +24,7 @@ LEFT: dict[str, Make] = {
   "sign": quantizers.sign(),
   "one scale": quantizers.absmax(8, ()),
   "scale per example": quantizers.absmax(4, (0,)),
+  "scaled bits per example": quantizers.xnor((0,)),
   "scale per channel": quantizers.absmax(8, (-1,)),
   "scale per example and channel": quantizers.xnor((0, -1)),
   "unsigned": quantizers.dorefa_activation(4),

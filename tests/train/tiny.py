@@ -7,7 +7,7 @@ import jax
 import ml_collections
 from flax import nnx
 
-from jbin import models
+from jbin import models, nn, quantizers
 
 
 def tiny(
@@ -15,22 +15,29 @@ def tiny(
   num_classes: int = 10,
   dropout: float = 0.25,
   in_features: int = 1,
+  binary: bool = False,
   *,
   rngs: nnx.Rngs,
 ) -> nnx.Module:
-  """A convolution, a norm, dropout and a classifier."""
-  return Tiny(width, num_classes, dropout, in_features, rngs)
+  """A convolution, a norm, dropout and a classifier, which may be binary."""
+  return Tiny(width, num_classes, dropout, in_features, binary, rngs)
 
 
 class Tiny(nnx.Module):
-  def __init__(self, width, num_classes, dropout, in_features, rngs):
+  def __init__(self, width, num_classes, dropout, in_features, binary, rngs):
     # No bias: under a norm its gradient is rounding, which Adam enlarges.
     self.conv = nnx.Conv(
       in_features, width, (3, 3), strides=2, use_bias=False, rngs=rngs
     )
     self.norm = nnx.BatchNorm(width, rngs=rngs)
     self.dropout = nnx.Dropout(dropout, rngs=rngs)
-    self.head = nnx.Linear(16 * width, num_classes, rngs=rngs)
+    self.head = nn.Linear(
+      16 * width,
+      num_classes,
+      input_quantizer=quantizers.sign() if binary else None,
+      kernel_quantizer=quantizers.xnor() if binary else None,
+      rngs=rngs,
+    )
 
   def __call__(self, x):
     x = self.dropout(jax.nn.relu(self.norm(self.conv(x))))
