@@ -16,6 +16,8 @@ from jbin import bits as bits_lib, registry, schedules
 
 REGISTRY = registry.Registry("quantizer")
 
+_LARGE = 2**20  # elements
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +99,20 @@ scale_through.defvjp(_scale_forward, _scale_backward)
 def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
   """Mean of |x| over some axes, kept with length 1; float32, no gradient.
 
-  A plain sum, which XLA can split over devices; a combiner of its own (say,
-  `|a| + |b|`) it cannot.
+  In a large kernel groups of eight rows are reduced by `|a| + |b|` first: XLA
+  on CPU writes |x| to memory before it sums it, but not for a combiner of our
+  own. (All rows at once would not do: such a reduction cannot be split over
+  devices, and an axis of eight never is.)
   """
   wide = jax.lax.stop_gradient(x).astype(jnp.float32)
   count = math.prod(x.shape[axis] for axis in over)
+  if 0 in over and x.size >= _LARGE and x.shape[0] % 8 == 0:
+    wide = jax.lax.reduce(
+      wide.reshape(-1, 8, *x.shape[1:]),
+      np.float32(0),
+      lambda a, b: jnp.abs(a) + jnp.abs(b),
+      (1,),
+    )
   return jnp.abs(wide).sum(tuple(over), keepdims=True) / count
 
 
