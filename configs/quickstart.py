@@ -22,11 +22,11 @@ def get_config(arg=""):
   config = ml_collections.ConfigDict()
 
   config.seed = 0
-  config.steps = 1500
+  config.steps = 1000
   config.batch_size = 64
   config.log_every = 50
-  config.eval_every = 150
-  config.checkpoint_every = 750
+  config.eval_every = 100
+  config.checkpoint_every = 500
   config.keep = 2
 
   config.data = ml_collections.ConfigDict({"name": "digits", "augment": True})

@@ -219,6 +219,4 @@ def switch(
   progress: jax.Array, at: float, before: float = 0.0, after: float = 1.0
 ) -> jax.Array:
   """`before` while progress < `at`, `after` from then on."""
-  return jnp.where(_reached(progress, at), after, before).astype(
-    progress.dtype
-  )
+  return jnp.where(_reached(progress, at), after, before).astype(progress.dtype)

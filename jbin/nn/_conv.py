@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,25 @@ from flax import nnx
 
 from jbin import errors, products
 from jbin.nn import _linear, _quantizer
-from jbin.quantizers import Quantizer
+from jbin.quantizers import Quantized, Quantizer
+
+
+def _wrapped(
+  x: products.Operand, border: Sequence[tuple[int, int]], mode: str
+) -> products.Operand:
+  """The input with copies of itself around it; its scales do not see them."""
+  width = [(0, 0), *border, (0, 0)]
+
+  def pad(part: jax.Array) -> jax.Array:
+    return jnp.pad(part, width, mode=mode)
+
+  if not isinstance(x, Quantized):
+    return pad(x)
+  codes = None if x.codes is None else pad(x.codes)
+  scale = x.scale
+  if scale is not None and any(n > 1 for n in scale.shape[1:-1]):
+    scale = pad(jnp.broadcast_to(scale, x.shape))
+  return dataclasses.replace(x, value=pad(x.value), codes=codes, scale=scale)
 
 
 class Conv(nnx.Conv):
@@ -64,8 +83,8 @@ class Conv(nnx.Conv):
     return tuple(option)
 
   def _padded(
-    self, x: jax.Array, dilation: tuple[int, ...]
-  ) -> tuple[jax.Array, Any]:
+    self, x: products.Operand, dilation: tuple[int, ...]
+  ) -> tuple[products.Operand, Any]:
     """The input with the borders that are not zeros, and the zero padding."""
     padding = self.padding
     reach = [
@@ -74,7 +93,7 @@ class Conv(nnx.Conv):
     if padding in ("CIRCULAR", "REFLECT"):
       mode = "wrap" if padding == "CIRCULAR" else "reflect"
       border = [(r // 2, (r + 1) // 2) for r in reach]
-      return jnp.pad(x, [(0, 0), *border, (0, 0)], mode=mode), "VALID"
+      return _wrapped(x, border, mode), "VALID"
     if padding == "CAUSAL":
       if len(reach) != 1:
         raise errors.UserError(
@@ -101,8 +120,8 @@ class Conv(nnx.Conv):
     batch = inputs.shape[:-item]
     x = jnp.reshape(inputs, (-1, *inputs.shape[-item:]))
     dilation = self._each(self.kernel_dilation)
-    x, padding = self._padded(x, dilation)
     x, kernel, dtype = _linear.operands(self, x, self.kernel[...])
+    x, padding = self._padded(x, dilation)
     y = products.conv_general_dilated(
       x,
       kernel,

@@ -39,8 +39,8 @@ def refuse(layer: str, options: dict[str, Any]) -> None:
   for name, value in options.items():
     if value is not None:
       raise errors.UserError(
-        f"{layer}: {name}={value!r} has no meaning with a quantizer;"
-        f" leave {name} out, or the quantizers"
+        f"{layer}: {name} has no meaning with a quantizer; leave {name} out,"
+        " or the quantizers"
       )
 
 
@@ -83,6 +83,10 @@ class Linear(nnx.Linear):
     if self.input_quantizer is None and self.kernel_quantizer is None:
       return super().__call__(inputs, out_sharding)
     refuse("Linear", {"out_sharding": out_sharding})
+    if inputs.shape[-1:] != (self.in_features,):
+      raise errors.UserError(
+        f"Linear: expected (batch..., {self.in_features}), got {inputs.shape}"
+      )
     x, kernel, dtype = operands(self, inputs, self.kernel[...])
     y = products.dot_general(
       x,
@@ -160,9 +164,7 @@ class Einsum(nnx.Einsum):
     )
     if self.bias is not None:
       operand, out = equation.split("->")
-      sizes = dict(
-        zip(operand.split(",")[1], self.kernel_shape, strict=True)
-      )
+      sizes = dict(zip(operand.split(",")[1], self.kernel_shape, strict=True))
       shape = [sizes.get(axis, 1) for axis in out]
       y += jnp.reshape(self.bias[...].astype(dtype), shape)
     return y

@@ -69,7 +69,9 @@ class Quantizer(nnx.Module):
     if statistics and not self.use_running_average:
       statistics = dict(self.spec.update(x, progress=progress, **statistics))
       for name, value in statistics.items():
-        self.statistics[name][...] = value
+        # Not `[...] = value`: Flax asks a tracer for its sharding there, and
+        # JAX words that error from all equations so far, each time.
+        self.statistics[name].set_value(value)
     learned = {name: param[...] for name, param in self.learned.items()}
     return self.spec(x, progress=progress, **learned, **statistics)
 

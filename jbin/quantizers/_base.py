@@ -6,13 +6,13 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbin import bits as bits_lib, registry, schedules
+from jbin import bits as bits_lib, errors, registry, schedules
 
 REGISTRY = registry.Registry("quantizer")
 
@@ -187,12 +187,23 @@ class Quantizer(abc.ABC):
   hyper-parameters. One that has learned parameters or statistics names them
   in `parameters` and `statistics`; they are arguments of the call, and
   `nn.Quantizer` is the module that holds them.
+
+  Attributes:
+    bits: the width of the codes.
+    widths: the least and greatest width that the method has.
   """
 
-  @property
-  @abc.abstractmethod
-  def bits(self) -> int:
-    """The width of the codes."""
+  bits: int
+  widths: ClassVar[tuple[int, int]] = (1, 8)
+
+  def __post_init__(self) -> None:
+    """Checks the width."""
+    low, high = self.widths
+    if not isinstance(self.bits, int) or not low <= self.bits <= high:
+      raise errors.UserError(
+        f"{type(self).__name__}: bits must be an integer from {low} to {high},"
+        f" got {self.bits!r}"
+      )
 
   @abc.abstractmethod
   def __call__(

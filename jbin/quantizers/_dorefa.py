@@ -7,13 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jbin import errors, estimators
+from jbin import estimators
 from jbin.quantizers import _base
-
-
-def _check(name: str, bits: int) -> None:
-  if not isinstance(bits, int) or not 1 <= bits <= 8:
-    raise errors.UserError(f"{name}: bits must be 1 to 8, got {bits!r}")
 
 
 @_base.REGISTRY.register
@@ -29,22 +24,13 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
   zero. All-zero weights have `v = 1/2`.
 
   Attributes:
-    k: bits, 1 to 8.
+    bits: the width, 1 to 8.
 
   Reference: Zhou et al., 2016 (arXiv 1606.06160). Differs from the paper in
   nothing that is known.
   """
 
-  k: int = 1
-
-  def __post_init__(self) -> None:
-    """Checks the width."""
-    _check("dorefa_weight", self.k)
-
-  @property
-  def bits(self) -> int:
-    """K."""
-    return self.k
+  bits: int = 1
 
   def __call__(
     self,
@@ -55,14 +41,14 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
   ) -> _base.Quantized:
     """Quantizes weights `x` of any shape."""
     del progress, variables
-    if self.k == 1:
+    if self.bits == 1:
       return _base.make(
         estimators.ste_sign(x, None),
         _base.mean_magnitude(x, range(x.ndim)),
         bits=1,
         levels=(-1, 1),
       )
-    n = 2**self.k - 1
+    n = 2**self.bits - 1
     squashed = jnp.tanh(x.astype(jnp.float32))
     largest = jax.lax.stop_gradient(jnp.abs(squashed).max(keepdims=True))
     # All-zero weights: 0 / 1 in place of 0 / 0 puts them at v = 1/2.
@@ -73,7 +59,12 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
     codes = 2 * level - n
     scale = jnp.full((1,) * x.ndim, 1 / n, jnp.float32)
     return _base.make(
-      codes, scale, bits=self.k, levels=(-n, n), dtype=x.dtype, keep_scale=True
+      codes,
+      scale,
+      bits=self.bits,
+      levels=(-n, n),
+      dtype=x.dtype,
+      keep_scale=True,
     )
 
 
@@ -86,22 +77,13 @@ class dorefa_activation(_base.Quantizer):  # noqa: N801 - called like a function
   backward `dx = dy * [0 <= x <= 1]`. At zero: 0.
 
   Attributes:
-    k: bits, 1 to 8.
+    bits: the width, 1 to 8.
 
   Reference: Zhou et al., 2016 (arXiv 1606.06160). Differs from the paper in:
   the clip is part of the quantizer, as in the authors' code.
   """
 
-  k: int = 2
-
-  def __post_init__(self) -> None:
-    """Checks the width."""
-    _check("dorefa_activation", self.k)
-
-  @property
-  def bits(self) -> int:
-    """K."""
-    return self.k
+  bits: int = 2
 
   def __call__(
     self,
@@ -112,10 +94,15 @@ class dorefa_activation(_base.Quantizer):  # noqa: N801 - called like a function
   ) -> _base.Quantized:
     """Quantizes activations `x` of any shape."""
     del progress, variables
-    n = 2**self.k - 1
+    n = 2**self.bits - 1
     steps = x.astype(jnp.float32) * n
     codes = estimators.clipped_round(steps, 0.0, float(n))
     scale = jnp.full((1,) * x.ndim, 1 / n, jnp.float32)
     return _base.make(
-      codes, scale, bits=self.k, levels=(0, n), dtype=x.dtype, keep_scale=True
+      codes,
+      scale,
+      bits=self.bits,
+      levels=(0, n),
+      dtype=x.dtype,
+      keep_scale=True,
     )

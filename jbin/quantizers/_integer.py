@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jbin import errors, estimators
+from jbin import estimators
 from jbin.quantizers import _base
 
 
@@ -22,23 +22,14 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
   stays zeros, with a finite gradient.
 
   Attributes:
-    p: bits, 2 to 8.
+    bits: the width, 2 to 8.
     axes: the axes that keep a scale of their own. (-1,): each output channel
       of a kernel. (0,): each example. (): one scale for the tensor.
   """
 
-  p: int = 8
+  bits: int = 8
   axes: tuple[int, ...] = (-1,)
-
-  def __post_init__(self) -> None:
-    """Checks the width."""
-    if not 2 <= self.p <= 8:
-      raise errors.UserError(f"absmax: p must be 2 to 8, got {self.p}")
-
-  @property
-  def bits(self) -> int:
-    """P."""
-    return self.p
+  widths = (2, 8)
 
   def __call__(
     self,
@@ -49,7 +40,7 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
   ) -> _base.Quantized:
     """Quantizes `x`, any shape that has the `axes`."""
     del progress, variables
-    limit = 2 ** (self.p - 1) - 1
+    limit = 2 ** (self.bits - 1) - 1
     over = _base.other_axes(x.ndim, self.axes)
     wide = x.astype(jnp.float32)
     largest = jax.lax.stop_gradient(jnp.abs(wide).max(over, keepdims=True))
@@ -60,7 +51,7 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
     return _base.make(
       codes,
       scale,
-      bits=self.p,
+      bits=self.bits,
       levels=(-limit, limit),
       dtype=x.dtype,
       keep_scale=True,

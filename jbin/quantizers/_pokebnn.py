@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbin import errors, estimators, schedules
+from jbin import estimators, schedules
 from jbin.quantizers import _base
 
 EPS = float(np.finfo(np.float32).eps)
@@ -101,12 +101,8 @@ class poke_activation(_base.Quantizer):  # noqa: N801 - called like a function
   Reference: Zhang et al., 2022 (arXiv 2112.00133).
   """
 
+  bits: int = dataclasses.field(default=1, init=False, repr=False)
   bound: schedules.Hyper = 3.0
-
-  @property
-  def bits(self) -> int:
-    """1."""
-    return 1
 
   def __call__(
     self,
@@ -131,24 +127,14 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
   largest weight of a binary channel never gets one (PokeBNN).
 
   Attributes:
-    p: bits, 1 to 8.
+    bits: the width, 1 to 8.
     start: the progress from which weights are quantized; floats before.
 
   Reference: Zhang et al., 2022 (arXiv 2112.00133); AQT's legacy code.
   """
 
-  p: int = 1
+  bits: int = 1
   start: float = 0.0
-
-  def __post_init__(self) -> None:
-    """Checks the width."""
-    if not 1 <= self.p <= 8:
-      raise errors.UserError(f"poke_weight: p must be 1 to 8, got {self.p}")
-
-  @property
-  def bits(self) -> int:
-    """P."""
-    return self.p
 
   @property
   def scheduled(self) -> bool:
@@ -166,7 +152,7 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
     del variables
     over = _base.other_axes(x.ndim, (-1,))
     bound = jnp.abs(x.astype(jnp.float32)).max(over, keepdims=True)
-    on = binary(x, bound) if self.p == 1 else integer(x, bound, self.p)
+    on = binary(x, bound) if self.bits == 1 else integer(x, bound, self.bits)
     if not self.scheduled:
       return on
     active = schedules.value(schedules.switch(self.start), progress) > 0
@@ -185,7 +171,7 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
   `y` is PokeBNN's signed or unsigned `integer`, with its gradient.
 
   Attributes:
-    p: bits, 2 to 8.
+    bits: the width, 2 to 8.
     start: the progress at which the bounds are set.
     signed: whether levels lie on both sides of zero.
     per_channel: a bound for each entry of the last axis, as PokeBNN has it
@@ -197,20 +183,11 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
   too (the code averages those of the devices).
   """
 
-  p: int = 8
+  bits: int = 8
   start: float = 0.0
   signed: bool = True
   per_channel: bool = True
-
-  def __post_init__(self) -> None:
-    """Checks the width."""
-    if not 2 <= self.p <= 8:
-      raise errors.UserError(f"ema_bounds: p must be 2 to 8, got {self.p}")
-
-  @property
-  def bits(self) -> int:
-    """P."""
-    return self.p
+  widths = (2, 8)
 
   @property
   def scheduled(self) -> bool:
@@ -268,7 +245,7 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     on = integer(
       x,
       jnp.reshape(bounds, (1,) * (x.ndim - 1) + (-1,)),
-      self.p,
+      self.bits,
       self.signed,
     )
     return _base.gate(jnp.any(bounds >= 0), on, x)

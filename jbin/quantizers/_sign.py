@@ -22,12 +22,8 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
     clip: the half width of the gradient's window; a number or a schedule.
   """
 
+  bits: int = dataclasses.field(default=1, init=False, repr=False)
   clip: schedules.Hyper = 1.0
-
-  @property
-  def bits(self) -> int:
-    """1."""
-    return 1
 
   def __call__(
     self,

@@ -31,13 +31,9 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
   `1/n`); inputs have one scale for each example, not the map K.
   """
 
+  bits: int = dataclasses.field(default=1, init=False, repr=False)
   axes: tuple[int, ...] = (-1,)
   keep_scale: bool = False
-
-  @property
-  def bits(self) -> int:
-    """1."""
-    return 1
 
   def __call__(
     self,

@@ -37,10 +37,11 @@ class JsonLines:
     self._file = path.open("a", encoding="utf-8")
 
   def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-    """Writes a line and flushes it."""
+    """Writes a line through to the disk, or the bucket that is mounted."""
     line = json.dumps({"step": step, "split": split, **values})
     self._file.write(line + "\n")
     self._file.flush()
+    os.fsync(self._file.fileno())
 
   def close(self) -> None:
     """Closes the file."""

@@ -659,13 +659,13 @@ def test_compares_hashes_and_prints_as_its_arguments(row):
 @pytest.mark.parametrize(
   ("make", "text"),
   [
-    (lambda: quantizers.dorefa_weight(0), "bits must be 1 to 8, got 0"),
-    (lambda: quantizers.dorefa_activation(9), "bits must be 1 to 8, got 9"),
-    (lambda: quantizers.dorefa_weight(1.5), "bits must be 1 to 8, got 1.5"),
-    (lambda: quantizers.absmax(1), "p must be 2 to 8, got 1"),
-    (lambda: quantizers.ema_bounds(1), "p must be 2 to 8, got 1"),
-    (lambda: quantizers.poke_weight(0), "p must be 1 to 8, got 0"),
-    (lambda: quantizers.poke_weight(9), "p must be 1 to 8, got 9"),
+    (lambda: quantizers.dorefa_weight(0), "bits must be an integer from 1 to 8, got 0"),
+    (lambda: quantizers.dorefa_activation(9), "bits must be an integer from 1 to 8, got 9"),
+    (lambda: quantizers.dorefa_weight(1.5), "bits must be an integer from 1 to 8, got 1.5"),
+    (lambda: quantizers.absmax(1), "bits must be an integer from 2 to 8, got 1"),
+    (lambda: quantizers.ema_bounds(1), "bits must be an integer from 2 to 8, got 1"),
+    (lambda: quantizers.poke_weight(0), "bits must be an integer from 1 to 8, got 0"),
+    (lambda: quantizers.poke_weight(9), "bits must be an integer from 1 to 8, got 9"),
   ],
 )
 def test_bad_widths_are_user_errors(make, text):

@@ -1,0 +1,281 @@
+"""Experiments: the sweep's commands, the TPU launcher, the README's figures."""
+
+import decimal
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from jbin.cli import _flags
+from jbin.train import build
+
+NAME = "experiments/pokebnn_imagenet"
+RUN_FLAGS = [
+  "--config=configs/pokebnn_imagenet.py:1.0x",
+  "--workdir=/mnt/jbin/a",
+]
+
+
+def _run(root, command, **environment):
+  return subprocess.run(
+    command,
+    cwd=root,
+    env={**os.environ, "PYTHONPATH": str(root), **environment},
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+
+
+# --- The sweep ----------------------------------------------------------------
+
+
+def _sweep(root, *arguments, **environment):
+  script = f"{NAME}/sweep.py"
+  return _run(root, [sys.executable, script, *arguments], **environment)
+
+
+def test_sweep_prints_teacher_then_widths_by_seeds(root):
+  found = _sweep(
+    root,
+    *("--widths=0.5x,1.0x", "--seeds=0,1", "--root=/r", "--"),
+    "--config.image_size=128",
+  )
+  assert found.returncode == 0, found.stderr
+  teacher, *students = found.stdout.splitlines()
+  assert teacher == (
+    "jbin train --config=configs/resnet50_imagenet.py:w8a8"
+    " --workdir=/r/teacher --config.image_size=128"
+  )
+  assert students == [
+    f"jbin train --config=configs/pokebnn_imagenet.py:{width}"
+    f" --config.seed={seed} --config.task.teacher_workdir=/r/teacher"
+    f" --workdir=/r/poke_{width}_seed{seed} --config.image_size=128"
+    for width in ("0.5x", "1.0x")
+    for seed in (0, 1)
+  ]
+
+
+def test_sweep_prints_commands_that_jbin_train_reads(root, monkeypatch):
+  monkeypatch.chdir(root)
+  lines = _sweep(root, "--seeds=7", "--root=/r").stdout.splitlines()
+  assert len(lines) == 1 + 5
+  for line in lines:
+    _, _, *arguments = line.split()
+    _, _, config = _flags.parse(
+      "train", arguments, {"workdir": ""}, needs=["workdir"], config=True
+    )
+    build.task(config)
+    build.optimizer(config.optimizer)
+  assert config.seed == 7
+  assert config.model.kwargs["width"] == 2.0
+  assert config.task.kwargs["teacher_workdir"] == "/r/teacher"
+
+
+def _finish(workdir, **metrics):
+  (workdir / "report").mkdir(parents=True)
+  (workdir / "report" / "cost.json").write_text("{}")
+  line = {"step": 9, "split": "test", **metrics}
+  (workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+  line = {"step": 9, "split": "train", "seconds": 7200.0}
+  (workdir / "timing.jsonl").write_text(json.dumps(line) + "\n")
+
+
+@pytest.fixture
+def launcher(tmp_path):
+  """Notes its arguments; fails at the run that FAIL_AT names."""
+  path = tmp_path / "launcher"
+  path.write_text(
+    f'#!/bin/sh\necho "$@" >>{tmp_path}/log\n'
+    'case "$*" in *"$FAIL_AT"*) exit 3 ;; esac\n'
+  )
+  path.chmod(path.stat().st_mode | stat.S_IXUSR)
+  return path
+
+
+def test_sweep_skips_what_is_finished_and_stops_where_a_run_does(
+  root, tmp_path, launcher
+):
+  runs = tmp_path / "runs"
+  _finish(runs / "teacher")
+  _finish(runs / "poke_1.0x_seed0")
+  flags = ["--run", f"--root={runs}", "--widths=1.0x", "--seeds=0,1,2"]
+  flags.append(f"--launcher={launcher}")
+  found = _sweep(root, *flags, FAIL_AT="seed2")
+  assert found.returncode == 3, found.stderr
+  log = (tmp_path / "log").read_text()
+  assert re.findall(r"workdir=\S*/(\S+)", log) == [
+    *("teacher", "poke_1.0x_seed1"),  # the teacher's as an argument
+    *("teacher", "poke_1.0x_seed2"),
+  ]
+  assert _sweep(root, *flags, FAIL_AT="none").returncode == 0
+
+
+def test_sweep_makes_the_table(root, tmp_path):
+  _finish(tmp_path / "poke_1.0x_seed0", accuracy=0.73)
+  _finish(tmp_path / "poke_1.0x_seed1", accuracy=0.74)
+  found = _sweep(
+    root, "--table", f"--root={tmp_path}", "--widths=0.5x,1.0x"
+  ).stdout.splitlines()
+  assert found[2:] == [
+    "| 0.5x | not run | | |",
+    "| 1.0x | 73.50 ± 0.71 | 2 | 2.0 |",
+  ]
+
+
+def test_sweep_says_where_to_run_it(root, tmp_path):
+  found = _run(tmp_path, [sys.executable, str(root / NAME / "sweep.py")])
+  assert found.returncode == 2
+  assert "root of the repository" in found.stderr
+
+
+# --- The launcher -------------------------------------------------------------
+
+
+def _launch(root, *arguments, **environment):
+  variables = {"PROJECT": "p", "BUCKET": "b", **environment}
+  return _run(root, [f"{NAME}/launch_tpu.sh", *arguments], **variables)
+
+
+def test_launcher_is_bash(root):
+  found = _run(root, ["bash", "-n", f"{NAME}/launch_tpu.sh"])
+  assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_launcher_prints_a_round(root, flag):
+  found = (
+    _launch(root, "--dry_run", *RUN_FLAGS, PATH="/usr/bin:/bin")
+    if flag
+    else _launch(root, *RUN_FLAGS, DRY_RUN="1", PATH="/usr/bin:/bin")
+  )
+  assert found.returncode == 0, found.stderr
+  lines = found.stdout.replace("\\ ", " ").splitlines()
+  commands = [line.split(" jbin ")[0] for line in lines]
+  queue, ssh = "gcloud compute tpus queued-resources", "tpus tpu-vm ssh"
+  assert commands[0] == f"{queue} create"
+  assert commands[-1] == f"{queue} delete"
+  assert "--spot" in lines[0]
+  on_all = [line for line in lines if ssh in line and "--worker=all" in line]
+  assert len(on_all) == 3
+  train = on_all[-1]
+  assert "-m jbin train --distributed" in train
+  assert all(flag in train for flag in RUN_FLAGS)
+  assert "--worker=0" in lines[-2]
+  assert "/mnt/jbin/a/report/cost.json" in lines[-2]
+
+
+def test_launcher_wants_what_it_needs(root):
+  assert "set BUCKET" in _launch(root, *RUN_FLAGS, BUCKET="").stderr
+  elsewhere = _launch(root, RUN_FLAGS[0], "--workdir=runs/a")
+  assert elsewhere.returncode == 2
+  assert "--workdir must lie in /mnt/jbin" in elsewhere.stderr
+
+
+GCLOUD = """#!/usr/bin/env bash
+# A cloud of two files: the slice's state, and the rounds of training so far.
+cd "$CLOUD"
+printf '%s\\n' "${*//$'\\n'/ }" >>log
+case "$*" in
+  *"queued-resources create"*) echo READY >slice ;;
+  *"queued-resources delete"*) rm -f slice ;;
+  *"queued-resources describe"*) [[ -f slice ]] && echo ACTIVE ;;
+  *"tpu-vm describe"*) cat slice ;;
+  *"-m jbin train"*)
+    echo round >>rounds
+    [[ "$(wc -l <rounds)" -gt "$PREEMPTED" ]] && exit "$TRAIN_EXIT"
+    echo PREEMPTED >slice
+    exit 1
+    ;;
+  *"cost.json"*) # there once a round has ended well
+    [[ "$TRAIN_EXIT" == 0 && -f rounds && "$(wc -l <rounds)" -gt "$PREEMPTED" ]]
+    ;;
+esac
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  path = tmp_path / "gcloud"
+  path.write_text(GCLOUD)
+  path.chmod(path.stat().st_mode | stat.S_IXUSR)
+  return tmp_path
+
+
+def _in_cloud(root, cloud, preempted, train_exit=0):
+  found = _launch(
+    root,
+    *RUN_FLAGS,
+    CLOUD=str(cloud),
+    PATH=f"{cloud}:/usr/bin:/bin",
+    PAUSE="0",
+    PREEMPTED=str(preempted),
+    TRAIN_EXIT=str(train_exit),
+  )
+  log = (cloud / "log").read_text()
+  kinds = re.findall(r"resources (create|delete)|-m jbin (train)", log)
+  return found, ["".join(kind) for kind in kinds]
+
+
+def test_launcher_goes_on_after_preemptions_until_the_run_is_finished(
+  root, cloud
+):
+  found, did = _in_cloud(root, cloud, preempted=2)
+  assert found.returncode == 0, found.stderr
+  assert did == ["create", "train", "delete"] * 3
+  assert "finished: /mnt/jbin/a" in found.stderr
+
+
+def test_launcher_gives_up_on_a_run_that_fails_without_preemption(root, cloud):
+  found, did = _in_cloud(root, cloud, preempted=0, train_exit=2)
+  assert found.returncode == 1
+  assert did == ["create", "train", "train", "train"]
+  assert "failed 3 times" in found.stderr
+
+
+# --- The README ---------------------------------------------------------------
+
+
+def _rows(root):
+  """Width -> cells of the table of results."""
+  text = (root / NAME / "README.md").read_text(encoding="utf-8")
+  rows = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in text.splitlines()
+    if re.match(r"\| \d\.\d+x \|", line)
+  ]
+  return {row[0]: row for row in rows}
+
+
+WIDTHS = ("0.5x", "0.75x", "1.0x", "1.4x", "2.0x")
+
+
+def test_readme_has_each_width_once(root):
+  rows = _rows(root)
+  assert tuple(rows) == WIDTHS
+  # Both of the paper's costs are ours, to the digits that it gives.
+  for width in ("0.75x", "1.4x"):
+    paper, ours = rows[width][2], rows[width][3]
+    assert round(decimal.Decimal(ours), 1) == decimal.Decimal(paper)
+
+
+@pytest.mark.parametrize(
+  "width",
+  [
+    pytest.param(width, marks=[pytest.mark.slow] if width != "0.75x" else [])
+    for width in WIDTHS
+  ],
+)
+def test_readme_has_the_cost_of_now(root, width):
+  config = root / "configs" / "pokebnn_imagenet.py"
+  _, _, read = _flags.parse(
+    "cost", [f"--config={config}:{width}"], {}, config=True
+  )
+  report = build.cost_report(read)
+  cells = _rows(root)[width]
+  assert int(decimal.Decimal(cells[3]) * 10**9) == report.ace
+  assert float(cells[4].replace(",", "")) == report.weight_bytes
