@@ -1,0 +1,36 @@
+"""Models without their arrays."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jbin import models
+
+
+@functools.cache
+def build(name, **arguments):
+  """A model of abstract parameters; made once."""
+  factory = models.REGISTRY.get(name)
+  return nnx.eval_shape(lambda: factory(rngs=nnx.Rngs(0), **arguments))
+
+
+def logits(model, shape):
+  """Shape and dtype of what the model says of images, evaluating."""
+  view = nnx.view(model, use_running_average=True)
+  graph, state = nnx.split(view)
+  image = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, image)
+
+
+def parameters(model):
+  """{path: shape} of every Param."""
+  flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+  return {path: variable.shape for path, variable in flat}
+
+
+def count(model):
+  """How many numbers are trained."""
+  return sum(math.prod(shape) for shape in parameters(model).values())
