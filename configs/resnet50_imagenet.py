@@ -12,7 +12,7 @@ Command:
     --workdir=runs/resnet50_w8a8
 
 Variations:
-  configs/resnet50_imagenet.py:bf16               float
+  configs/resnet50_imagenet.py:bf16               float; :float32 likewise
   configs/resnet50_imagenet.py:w4a4_firstlast8    4 bits, both ends 8
   configs/resnet50_imagenet.py:w8_weightonly      float activations
   --config.image_size=128                         smaller images
@@ -34,7 +34,7 @@ def get_config(arg="w8a8"):
   config.steps = EPOCHS * EPOCH
   config.batch_size = BATCH
   config.image_size = 224
-  config.dtype = "bfloat16"
+  config.dtype = "float32" if arg == "float32" else "bfloat16"
   config.log_every = 52
   config.eval_every = 5 * EPOCH
   config.checkpoint_every = 5 * EPOCH

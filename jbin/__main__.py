@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     The exit code: 0; 2 if the user can cure what is wrong (one line on stderr
-    says how); 1 if the run failed (one line says where).
+    says how); 1 if the run failed (one line says where); 130 after ^C.
   """
   args = list(sys.argv[1:] if argv is None else argv)
   if not args or args[0] in ("help", "--help", "-h"):
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail(error, 2)
   except FloatingPointError as error:
     return _fail(error, 1)
+  except KeyboardInterrupt:
+    return _fail("stopped by ^C; a run goes on from its newest checkpoint", 130)
   except OSError as error:
     if error.filename is None:
       raise

@@ -28,9 +28,7 @@ def _walk(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
         yield from _walk(inner)
 
 
-def equations(
-  function: Callable[..., Any], *args: Any
-) -> list[core.JaxprEqn]:
+def equations(function: Callable[..., Any], *args: Any) -> list[core.JaxprEqn]:
   """Every equation of a function, those inside other equations too."""
   return list(_walk(jax.make_jaxpr(function)(*args).jaxpr))
 

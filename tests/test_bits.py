@@ -27,26 +27,25 @@ def _custom(x):
 
 _custom.defvjp(lambda x: (_custom(x), None), lambda _, g: (2 * g,))
 
+
+def _squares(function):
+  return lambda x: (function(x) ** 2).sum()
+
+
 WRAPPERS = {
   "plain": _tagged,
   "jit": jax.jit(_tagged),
   "vmap": jax.vmap(_tagged),
   "vmap of jit": jax.vmap(jax.jit(_tagged)),
-  "value_and_grad": lambda x: jax.value_and_grad(
-    lambda x: (_tagged(x) ** 2).sum()
-  )(x),
+  "grad": jax.grad(_squares(_tagged)),
   "jvp": lambda x: jax.jvp(_tagged, (x,), (x,)),
   "scan": lambda x: lax.scan(lambda c, x: (c, _tagged(x)), 0.0, x)[1],
   "while": lambda x: lax.while_loop(lambda x: x.sum() > 9, _tagged, x),
   "cond": lambda x: lax.cond(x.sum() > 0, _tagged, lambda x: x, x),
   "remat": jax.checkpoint(_tagged),
-  "grad of remat": lambda x: jax.grad(
-    lambda x: (jax.checkpoint(_tagged)(x) ** 2).sum()
-  )(x),
+  "grad of remat": jax.grad(_squares(jax.checkpoint(_tagged))),
   "custom_vjp": _custom,
-  "grad of custom_vjp": lambda x: jax.value_and_grad(
-    lambda x: _custom(x).sum()
-  )(x),
+  "grad of custom_vjp": jax.grad(_squares(_custom)),
 }
 
 
@@ -66,16 +65,17 @@ def test_tagged_value_keeps_its_shape_and_dtype():
       assert (aval.shape, aval.dtype) == (shape, dtype)
 
 
-def test_identity_in_value_and_gradient():
+@pytest.mark.parametrize(
+  "identity", [lambda x: bits.tag(x, 1), lambda x: bits.mark(x, "a")]
+)
+def test_identity_in_value_and_gradient(identity):
   odd = np.array([0.0, -0.0, np.inf, -np.inf, 1e-45, 3e38], np.float32)
-  for identity in (lambda x: bits.tag(x, 1), lambda x: bits.mark(x, "a")):
-    y, pull = jax.vjp(identity, odd)
-    np.testing.assert_array_equal(np.asarray(y).view(np.int32), odd.view("i4"))
-    np.testing.assert_array_equal(pull(odd)[0], odd)
-    _, tangent = jax.jvp(identity, (odd,), (odd,))
-    np.testing.assert_array_equal(tangent, odd)
-    second = jax.grad(lambda x: jax.grad(lambda x: identity(x) ** 3)(x))
-    assert second(2.0) == 12.0
+  y, pull = jax.vjp(identity, odd)
+  np.testing.assert_array_equal(np.asarray(y).view(np.int32), odd.view("i4"))
+  np.testing.assert_array_equal(pull(odd)[0], odd)
+  _, tangent = jax.jvp(identity, (odd,), (odd,))
+  np.testing.assert_array_equal(tangent, odd)
+  assert jax.grad(jax.grad(lambda x: identity(x) ** 3))(2.0) == 12.0
 
 
 def test_nothing_is_left_in_the_compiled_program():
@@ -105,8 +105,10 @@ def test_bad_bits_are_refused(wrong):
 
 @pytest.mark.parametrize(
   ("name", "per_element"),
-  [("", 1), ("two words", 1), ("a*b", 1), ("a\n", 1), ("a", 0), ("a", -1)]
-  + [("a", 1.5), ("a", True)],
+  [
+    *((name, 1) for name in ("", "two words", "a*b", "a\n")),
+    *(("a", count) for count in (0, -1, 1.5, True)),
+  ],
 )
 def test_bad_operations_are_refused(name, per_element):
   with pytest.raises(ValueError, match="name and count"):
@@ -125,9 +127,7 @@ def test_bits_are_read_back(width):
   st.text("abcXYZ019_/.-", min_size=1, max_size=12), st.integers(1, 10**6)
 )
 def test_operations_are_read_back(name, per_element):
-  ((said, _),) = programs.tags(
-    lambda x: bits.mark(x, name, per_element), _X
-  )
+  ((said, _),) = programs.tags(lambda x: bits.mark(x, name, per_element), _X)
   assert said == bits.OpTag(name, per_element)
 
 

@@ -39,6 +39,14 @@ def test_it_makes_an_optimizer(config, spec):
   assert 0 <= float(schedules.value(rate, 0.0)) < 10
 
 
+@pytest.mark.parametrize(
+  ("argument", "dtype"),
+  [("float32", "float32"), ("bf16", "bfloat16"), ("w8a8", "bfloat16")],
+)
+def test_resnet50_computes_in_what_its_argument_says(config, argument, dtype):
+  assert config(f"resnet50_imagenet.py:{argument}").dtype == dtype
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_its_header_says_how_to_run_it(root, spec):
   name = spec.split(":")[0]

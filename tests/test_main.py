@@ -13,6 +13,9 @@ from tests.train.conftest import TINY, tiny_config, tiny_values
 __all__ = ["tiny_config", "tiny_values"]  # fixtures
 
 CONFIG = f"--config={TINY}"
+CONFIGS = TINY.parents[2] / "configs"
+POKE = f"--config={CONFIGS}/pokebnn_imagenet.py"
+QUICK = f"--config={CONFIGS}/quickstart.py"
 
 
 def _train(*args):
@@ -42,6 +45,18 @@ WRONG = [
   (_train("--config.model.name=tinny"), "unknown model 'tinny'; did you mean"),
   (_train("--config.data.name=digit"), "unknown data source 'digit'; did you"),
   (_train("--config.seed.x=1"), "does not fit the config"),
+  (
+    ["cost", f"{POKE}:nan"],
+    "pokebnn: width nan of features (64, 128, 256, 512)",
+  ),
+  (
+    ["cost", f"{POKE}:0.5x", "--config.image_size=3"],
+    "the stem 'patch4' needs images of 4x4 pixels or more",
+  ),
+  (
+    ["cost", QUICK, "--config.model.features=foo"],
+    "argument 'features' of model 'pokebnn' is",
+  ),
   (_train("--wrkdir=x"), "Unknown command line flag 'wrkdir'. Did you mean"),
   (_train("extra"), "train takes no argument 'extra'; flags begin with --"),
   (["eval", CONFIG, "--workdir=DIR/none"], "no checkpoint in"),
@@ -67,6 +82,18 @@ def test_one_clear_line_and_exit_code_2(args, message, tmp_path, capsys):
   assert message in err
   assert err.count("\n") == 1
   assert out == ""
+
+
+def test_control_c_is_one_line(monkeypatch, capsys):
+  def run(config, workdir):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(loop, "run", run)
+  assert __main__.main(_train()) == 130
+  err = capsys.readouterr().err
+  assert err == (
+    "jbin: error: stopped by ^C; a run goes on from its newest checkpoint\n"
+  )
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path, capsys):

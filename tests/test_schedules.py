@@ -66,9 +66,7 @@ ROWS = {
       _cosine,
       ((0.9, 1.0),),
     ),
-    Row(
-      lambda: schedules.cosine(2.0), lambda p: 1 + np.cos(np.pi * p), ()
-    ),
+    Row(lambda: schedules.cosine(2.0), lambda p: 1 + np.cos(np.pi * p), ()),
   ],
   "exponential": [
     Row(
@@ -186,7 +184,7 @@ def test_equal_arguments_make_equal_schedules(row):
 
 
 def test_a_schedule_is_a_static_argument():
-  run = jax.jit(lambda h, p: schedules.value(h, p), static_argnums=0)
+  run = jax.jit(schedules.value, static_argnums=0)
   for end in (1.0, 2.0):
     assert run(schedules.linear(0, end), 0.5) == end / 2
     assert run(schedules.linear(0, end), 0.25) == end / 4

@@ -45,9 +45,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _html(found: cost.Report) -> str:
-  from jbin.report import _page
+  from jbin import report
 
-  return _page.cost_page(found.to_json())
+  return report.cost_page(found.to_json())
 
 
 FORMATS: dict[str, Callable[[cost.Report], str]] = {

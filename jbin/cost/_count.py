@@ -45,8 +45,8 @@ def count(
       modules, and closed-over arrays of two or more axes, are known to be.
 
   Raises:
-    errors.UserError: if `fn` cannot be called or closes over an abstract
-      module, or if a number in `weights` is no position.
+    errors.UserError: if `fn` cannot be called, closes over an abstract module
+      or one in training mode, or if a number in `weights` is no position.
   """
   chosen = [weights] if isinstance(weights, int) else list(weights)
   program = trace(fn, args, chosen)

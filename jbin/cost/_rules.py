@@ -167,7 +167,10 @@ def _broadcast_to(
 
 
 def _same_dims(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
-  """Slices, pads, flips: the axes stay, some may now have length 1."""
+  """Slices, pads, flips, maxima of windows: elements of the operand.
+
+  The axes stay, some may now have length 1.
+  """
   move = {d: frozenset({d}) for d in range(len(in_shapes(eqn)[0]))}
   made = [map_dims(values[0], move, shape) for shape in out_shapes(eqn)]
   if eqn.primitive.name == "pad":  # along a padded axis the value varies
@@ -282,6 +285,8 @@ _RULES: dict[str, Rule] = {
   "split": _same_dims,
   "dynamic_slice": _same_dims,
   "tile": _same_dims,
+  "reduce_window_max": _same_dims,
+  "reduce_window_min": _same_dims,
   "dynamic_update_slice": _update,
   "concatenate": _concatenate,
   "stack": _stack,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.errors
 import jax
 import numpy as np
 from flax import nnx
@@ -74,7 +75,8 @@ def trace(
 
   Raises:
     errors.UserError: if `fn` cannot be called, if a number in `weights` is not
-      that of an argument, or if `fn` closes over abstract arrays.
+      that of an argument, or if `fn` closes over abstract arrays or over a
+      module in training mode.
   """
   if not callable(fn):
     raise errors.UserError(
@@ -108,6 +110,12 @@ def trace(
 
   try:
     jaxpr = jax.make_jaxpr(program)(*inputs.avals)
+  except flax.errors.TraceContextError as error:
+    raise errors.UserError(
+      "the function closes over a module in training mode, which changes when"
+      " it is called; give the module to cost.count as an argument of the"
+      " function, or close over its nnx.view with use_running_average=True"
+    ) from error
   except TypeError as error:
     if "ShapeDtypeStruct" not in str(error):
       raise

@@ -10,6 +10,7 @@ Reference: Zhang et al., PokeBNN, CVPR 2022 (arXiv 2112.00133).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -189,6 +190,11 @@ class PokeInit(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) to (N, H / 4, W / 4, 64)."""
+    if min(x.shape[1:3]) < 4:
+      raise errors.UserError(
+        f"pokebnn: the stem 'patch4' needs images of 4x4 pixels or more, got"
+        f" {x.shape}; take larger ones, or stem='conv3'"
+      )
     x = self.dprelu1(self.norm1(self.conv(x)))
     return self.dprelu2(self.norm2(self.conv_group(x)))
 
@@ -314,7 +320,8 @@ def pokebnn(
   """
   if stem not in STEMS:
     raise errors.UnknownName("stem", stem, STEMS)
-  scaled = [int(width * count) for count in features]
+  finite = math.isfinite(width)
+  scaled = [int(width * count) if finite else 0 for count in features]
   if min(scaled) < 1 or len(scaled) != len(stages):
     raise errors.UserError(
       f"pokebnn: width {width} of features {tuple(features)} for stages"

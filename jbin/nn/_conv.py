@@ -75,6 +75,7 @@ class Conv(nnx.Conv):
     self.kernel_quantizer = _quantizer.hold(kernel_quantizer, out_features)
     if input_quantizer is not None or kernel_quantizer is not None:
       _linear.refuse("Conv", {"mask": self.mask})
+      _linear.refuse_arithmetic("Conv", kwargs)
 
   def _each(self, option: int | Sequence[int] | None) -> tuple[int, ...]:
     """An option that may be one number, for each spatial axis."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -32,6 +33,21 @@ def operands(
   right: Quantized = layer.kernel_quantizer(kernel)
   value = right.value.astype(dtype)
   return left, dataclasses.replace(right, value=value), dtype
+
+
+# Flax's hooks into the arithmetic that `products` takes over.
+_ARITHMETIC = (
+  "dot_general",
+  "einsum_op",
+  "conv_general_dilated",
+  "promote_dtype",
+  "preferred_element_type",
+)
+
+
+def refuse_arithmetic(layer: str, kwargs: Mapping[str, Any]) -> None:
+  """Refuses Flax's hooks among a quantized layer's arguments."""
+  refuse(layer, {name: kwargs.get(name) for name in _ARITHMETIC})
 
 
 def refuse(layer: str, options: dict[str, Any]) -> None:
@@ -74,6 +90,8 @@ class Linear(nnx.Linear):
       **kwargs: as in `nnx.Linear`.
     """
     super().__init__(in_features, out_features, rngs=rngs, **kwargs)
+    if input_quantizer is not None or kernel_quantizer is not None:
+      refuse_arithmetic("Linear", kwargs)
     self.grad_precision: products.GradPrecision = grad_precision
     self.input_quantizer = _quantizer.hold(input_quantizer, in_features)
     self.kernel_quantizer = _quantizer.hold(kernel_quantizer, out_features)
@@ -134,6 +152,8 @@ class Einsum(nnx.Einsum):
       **kwargs: as in `nnx.Einsum`.
     """
     super().__init__(einsum_str, kernel_shape, bias_shape, rngs=rngs, **kwargs)
+    if input_quantizer is not None or kernel_quantizer is not None:
+      refuse_arithmetic("Einsum", kwargs)
     left, right = einsum_str.replace(" ", "").split("->")[0].split(",")
     sizes = dict(zip(right, kernel_shape, strict=False))
     self.grad_precision: products.GradPrecision = grad_precision

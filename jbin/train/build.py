@@ -19,6 +19,7 @@ if TYPE_CHECKING:
   from jbin import cost, data, tasks
 
 _PLAIN = {"int": int, "float": (int, float), "bool": bool, "str": str}
+_ITEMS = {"Sequence[int]": int, "Sequence[float]": (int, float)}
 
 
 def call(
@@ -73,7 +74,13 @@ def _check_arguments(
     annotation = takes[key].annotation if key in takes else ""
     kind = str(getattr(annotation, "__name__", annotation))
     wrong = isinstance(value, bool) and kind in ("int", "float")
-    if kind in _PLAIN and (wrong or not isinstance(value, _PLAIN[kind])):
+    if kind in _ITEMS:
+      wrong = not isinstance(value, list | tuple) or not all(
+        isinstance(item, _ITEMS[kind]) for item in value
+      )
+    elif kind in _PLAIN:
+      wrong = wrong or not isinstance(value, _PLAIN[kind])
+    if wrong:
       raise errors.UserError(
         f"argument '{key}' of {what} is {value!r}; it must be of type {kind}"
       )

@@ -175,16 +175,13 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     batches.set_state(info["data"])
     say(f"goes on after step {step} of {config.steps}")
 
-  def check_bad(state: State) -> None:
+  def check_bad() -> None:
     steps = jax.device_get(state.bad).tolist()
     bad = dict(zip(names, steps, strict=True))
     metrics.check_bad(bad, checkpoints.latest)
 
   def save() -> None:
-    metrics.check_bad(
-      dict(zip(names, jax.device_get(state.bad).tolist(), strict=True)),
-      checkpoints.latest,
-    )
+    check_bad()
     info = {
       "config": config_lib.to_mapping(config),
       "data": batches.get_state(),
@@ -241,10 +238,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
         last = step == config.steps
 
         if step % config.log_every == 0 or last:
-          metrics.check_bad(
-            dict(zip(names, jax.device_get(state.bad).tolist(), strict=True)),
-            checkpoints.latest,
-          )
+          check_bad()
           values = metrics.means(jax.device_get(state.sums))
           state = state._replace(sums=put(zeros))
           write("train", values)
@@ -297,7 +291,8 @@ def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
     "step", "split" and the metrics.
 
   Raises:
-    errors.UserError: if there is no checkpoint, or it is of another model.
+    errors.UserError: if there is no checkpoint, or it is of another model (also
+      one with the same arrays, such as another bound).
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   batch_size = config.eval_batch_size or config.batch_size
@@ -306,6 +301,7 @@ def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
   task = build.task(config)
   make = build.model_maker(config.model, dtype=config.dtype, made_for=source)
   info, graphdef, model = restore.restore_model(make, workdir, mesh)
+  restore.check_same_model(config, info, workdir)
   teacher = restore.load_teacher(task, source, mesh)
   put = functools.partial(_put, mesh)
   sums = run_eval(

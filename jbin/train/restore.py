@@ -98,6 +98,22 @@ def with_shardings(abstract: Any, shardings: Any) -> Any:
   )
 
 
+def check_same_model(
+  config: config_lib.Config, info: Mapping[str, Any], workdir: Path
+) -> None:
+  """Raises if a checkpoint's model has other arguments than `config` says.
+
+  Raises:
+    errors.UserError: naming the keys that differ.
+  """
+  differ = config_lib.differences(config, info["config"])
+  if other := [line for line in differ if line.startswith("model.")]:
+    raise errors.UserError(
+      f"{workdir} holds another model ({'; '.join(other)}); set these keys as"
+      " they were in training"
+    )
+
+
 def check_same_run(
   config: config_lib.Config,
   info: Mapping[str, Any],

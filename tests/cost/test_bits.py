@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 
 from jbin import bits, cost
@@ -45,6 +46,7 @@ CARRIES = {
   "expand and squeeze": lambda x: jnp.squeeze(x[:, None], 1),
   "split": lambda x: jnp.split(x, 2)[1],
   "take": lambda x: jnp.take(x, jnp.array([0, 2]), axis=0),
+  "max pool": lambda x: nnx.max_pool(x[..., None], (2,), (2,))[..., 0],
   "negate": lambda x: -x,
   "stop_gradient": lax.stop_gradient,
   "barrier": lax.optimization_barrier,

@@ -36,7 +36,7 @@ def run(graphdef, state, x):
 
 WRAPPERS = {
   "nothing": lambda f: f,
-  "no-op": lambda f: functools.partial(f),
+  "no-op": functools.partial,
   "jit": jax.jit,
   "remat": jax.checkpoint,
   "jit of remat": lambda f: jax.jit(jax.checkpoint(f)),

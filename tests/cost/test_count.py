@@ -1,5 +1,7 @@
 """The front door: modules, abstract or not, paths, kinds, errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -211,3 +213,19 @@ def test_errors_say_what_to_do():
   report = cost.count(lambda x: x, jnp.ones(3))
   with pytest.raises(errors.UnknownName, match="did you mean ace"):
     report.total("acee")
+
+
+@pytest.mark.parametrize(
+  "wrap",
+  [
+    lambda block: lambda x: block(x) + 0,
+    lambda block: functools.partial(block.__call__),
+    nnx.jit,
+  ],
+)
+def test_a_module_in_training_mode_that_is_closed_over_is_named(wrap):
+  block = Block(3, rngs=nnx.Rngs(0))
+  with pytest.raises(errors.UserError, match="give the module to cost"):
+    cost.count(wrap(block), _X)
+  viewed = nnx.view(block, deterministic=True, use_running_average=True)
+  assert cost.count(wrap(viewed), _X).macs == cost.count(block, _X).macs

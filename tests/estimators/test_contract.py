@@ -77,14 +77,14 @@ def _round(low, high, rounding="even", edge="closed", clip_first=True):
     "up": lambda x: np.floor(x + np.asarray(0.5, x.dtype)),
     "floor": np.floor,
   }[rounding]
-  clip = lambda x: np.clip(x, np.asarray(low, x.dtype), np.asarray(high, x.dtype))
+  clip = lambda x: np.clip(
+    x, np.asarray(low, x.dtype), np.asarray(high, x.dtype)
+  )
 
   def factor(x):
     u = x if clip_first else step(x)
     at_edge = {"closed": 1.0, "open": 0.0, "half": 0.5}[edge]
-    return np.where(
-      (u == low) | (u == high), at_edge, (low < u) & (u < high)
-    )
+    return np.where((u == low) | (u == high), at_edge, (low < u) & (u < high))
 
   return Row(
     functools.partial(
@@ -274,7 +274,7 @@ def test_second_derivative(row):
 
   @jax.jit
   def second(x):
-    first = lambda x: jax.grad(lambda x: row.function(x).sum())(x)
+    first = jax.grad(lambda x: row.function(x).sum())
     return jax.grad(lambda x: first(x).sum())(x)
 
   np.testing.assert_array_equal(second(x), row.second(x))
@@ -330,7 +330,7 @@ def test_ste_sign_with_an_array_of_windows(clip_shape):
   x = np.where(np.arange(SHAPE[1]) % 2, np.broadcast_to(clip, SHAPE), x)
   for edge, inside in (("closed", np.less_equal), ("open", np.less)):
     y, pull = jax.vjp(
-      lambda x, c: estimators.ste_sign(x, c, edge=edge), x, clip
+      functools.partial(estimators.ste_sign, edge=edge), x, clip
     )
     dx, dclip = pull(g)
     np.testing.assert_array_equal(y, _sign(1.0)(x))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,14 @@ from jbin import models
 def build(name, **arguments):
   """A model of abstract parameters; made once."""
   factory = models.REGISTRY.get(name)
-  return nnx.eval_shape(lambda: factory(rngs=nnx.Rngs(0), **arguments))
+
+  def make():
+    # One key for all: counting them is most of the time that tracing takes.
+    key = jax.random.key(0)
+    rngs = types.SimpleNamespace(params=lambda: key)
+    return factory(rngs=rngs, **arguments)
+
+  return nnx.eval_shape(make)
 
 
 def logits(model, shape):

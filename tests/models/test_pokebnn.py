@@ -44,7 +44,7 @@ def test_the_float_twin_has_the_same_parameters_and_no_quantizer():
   twin = abstract.build("pokebnn", width=0.5, stages=SHALLOW, quantized=False)
   assert abstract.parameters(model) == abstract.parameters(twin)
   assert not nnx.state(twin, (nn.QuantizerStat, schedules.Progress))
-  assert not any(isinstance(m, nn.Quantizer) for _, m in twin.iter_modules())
+  assert not any(isinstance(m, nn.Quantizer) for _, m in nnx.iter_modules(twin))
   assert abstract.logits(twin, (2, 64, 64, 3)).shape == (2, 1000)
 
 
@@ -54,7 +54,7 @@ def test_bits_of_the_layers():
     "pokebnn", stages=SHALLOW, weights_from=0.25, bounds_at=0.125, bound=2.0
   )
   bits = {}
-  for path, module in model.iter_modules():
+  for path, module in nnx.iter_modules(model):
     if isinstance(module, (nn.Conv, nn.Linear)):
       bits[path] = (module.input_quantizer.spec, module.kernel_quantizer.spec)
   eight = quantizers.ema_bounds(8, start=0.125)
@@ -85,9 +85,23 @@ def test_errors(arguments, text):
     models.pokebnn(rngs=nnx.Rngs(0), **arguments)
 
 
+def _with_bounds(rest, bound):
+  """The state with every activation bound set, as after long training."""
+
+  def at(path, leaf):
+    if jax.tree_util.DictKey("bounds") in path:
+      return jnp.full_like(leaf, bound)
+    return leaf
+
+  return jax.tree_util.tree_map_with_path(at, rest)
+
+
 @pytest.fixture(scope="module")
-def step():
-  """A tiny net's first training step: loss, gradients, state after it."""
+def steps():
+  """A tiny net's loss, state and gradients, in one program.
+
+  In the step that sets the activation bounds, and with bounds that are set.
+  """
   model = models.pokebnn(
     num_classes=3,
     stages=(1,),
@@ -109,19 +123,19 @@ def step():
     (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     return value, state, gradients
 
-  return run(params, rest, x)
+  return run(params, rest, x), run(params, _with_bounds(rest, 0.5), x)
 
 
-def test_a_tiny_net_trains_finitely(step):
-  value, state, gradients = step
-  assert np.isfinite(value)
-  for leaf in jax.tree.leaves((state, gradients)):
-    assert np.isfinite(leaf).all()
+def test_a_tiny_net_trains_finitely(steps):
+  for value, state, gradients in steps:
+    assert np.isfinite(value)
+    for leaf in jax.tree.leaves((state, gradients)):
+      assert np.isfinite(leaf).all()
 
 
-def test_every_parameter_gets_a_gradient(step):
+def test_every_parameter_gets_a_gradient(steps):
   """Save what lies before the norm that starts at 0, as the paper has it."""
-  _, _, gradients = step
+  _, _, gradients = steps[1]
   without = {
     path
     for path, gradient in nnx.to_flat_state(gradients)
@@ -130,13 +144,14 @@ def test_every_parameter_gets_a_gradient(step):
   assert without == {("blocks", 0, "conv3", "conv", "kernel")}
 
 
-def test_bounds_are_set_in_the_step_that_is_due(step):
-  _, state, _ = step
-  bounds = [
-    variable[...]
-    for path, variable in nnx.to_flat_state(state)
-    if path[-1] == "bounds"
-  ]
-  assert len(bounds) == 2 + 3 * 2
-  for each in bounds:
-    assert (each >= 0).all()
+def test_bounds_are_set_in_the_step_that_is_due_and_stay(steps):
+  for (_, state, _), kept in zip(steps, (False, True), strict=True):
+    bounds = [
+      np.asarray(variable[...])
+      for path, variable in nnx.to_flat_state(state)
+      if path[-1] == "bounds"
+    ]
+    assert len(bounds) == 2 + 3 * 2
+    for each in bounds:
+      assert (each >= 0).all()
+      assert (each == 0.5).all() == kept

@@ -81,7 +81,7 @@ def test_resnet20(bits):
 
 def _specs(model):
   found = {}
-  for path, module in model.iter_modules():
+  for path, module in nnx.iter_modules(model):
     if isinstance(module, (nn.Conv, nn.Linear)):
       held = (module.input_quantizer, module.kernel_quantizer)
       found[path] = tuple(q and q.spec for q in held)

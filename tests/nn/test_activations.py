@@ -56,7 +56,9 @@ def test_dprelu_dtypes(dtype):
   assert layer(jnp.ones((2, 3))).dtype == (dtype or jnp.float32)
   assert layer(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
   assert layer(jnp.ones(3)).shape == (3,)
-  np.testing.assert_array_equal(layer(jnp.array([[-1.0, 0, 1]])), [[-0.5, 0, 2]])
+  np.testing.assert_array_equal(
+    layer(jnp.array([[-1.0, 0, 1]])), [[-0.5, 0, 2]]
+  )
 
 
 @pytest.mark.parametrize("quantized", [False, True])

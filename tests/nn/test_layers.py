@@ -112,8 +112,9 @@ every_case = functools.partial(
 
 def _input(name, arguments, shape):
   if name == "Embed":
-    return jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape) % (
-      arguments[0]
+    return (
+      jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape)
+      % (arguments[0])
     )
   return _random(shape, 1)
 
@@ -141,9 +142,7 @@ def test_without_quantizers_it_starts_and_computes_as_flax(name):
 
 
 def test_embed_attend_is_flax():
-  mine, theirs = (
-    module.Embed(7, 4, rngs=nnx.Rngs(0)) for module in (nn, nnx)
-  )
+  mine, theirs = (module.Embed(7, 4, rngs=nnx.Rngs(0)) for module in (nn, nnx))
   attend = lambda layer, x: layer.attend(x)
   layers.same_program(mine, theirs, _random((2, 4)), attend)
 
@@ -264,9 +263,7 @@ ERRORS = {
     "expected a quantizer such as",
   ),
   "mask": (
-    lambda: nn.Conv(
-      4, 6, (3, 3), mask=MASK, kernel_quantizer=SIGN, rngs=RNGS
-    ),
+    lambda: nn.Conv(4, 6, (3, 3), mask=MASK, kernel_quantizer=SIGN, rngs=RNGS),
     "mask has no meaning with a quantizer; leave mask out",
   ),
   "conv channels": (
@@ -298,9 +295,9 @@ ERRORS = {
     "Linear: out_sharding has no meaning",
   ),
   "dots": (
-    lambda: nn.Einsum(
-      "...d,dk->...k", (3, 3), input_quantizer=SIGN, rngs=RNGS
-    )(jnp.ones((2, 3))),
+    lambda: nn.Einsum("...d,dk->...k", (3, 3), input_quantizer=SIGN, rngs=RNGS)(
+      jnp.ones((2, 3))
+    ),
     "two operands and the result",
   ),
   "floats to rows": (

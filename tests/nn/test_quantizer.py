@@ -102,7 +102,7 @@ def test_a_compiled_step_is_traced_once(kind):
   if kind == "nnx.jit":
     run = nnx.jit(step)
   else:
-    graph, state = nnx.split(layer)
+    graph = nnx.graphdef(layer)
 
     @jax.jit
     def compiled(state, x):
@@ -131,9 +131,7 @@ def test_layers_of_a_stack_keep_their_own_statistics():
 
   @nnx.vmap(in_axes=0, out_axes=0)
   def make(rngs):
-    return nn.Linear(
-      3, 3, input_quantizer=quantizers.ema_bounds(4), rngs=rngs
-    )
+    return nn.Linear(3, 3, input_quantizer=quantizers.ema_bounds(4), rngs=rngs)
 
   stack = make(nnx.Rngs(0).split(2))
 

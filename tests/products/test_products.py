@@ -198,7 +198,9 @@ def test_bfloat16_values(name, left, right):
   operands.compare([part.astype(jnp.float32) for part in got], want, 0.02)
 
 
-@pytest.mark.parametrize("name", ["dot with batches", "einsum of heads", "conv"])
+@pytest.mark.parametrize(
+  "name", ["dot with batches", "einsum of heads", "conv"]
+)
 def test_bfloat16_gradients(name):
   """Within 2 % of the exact ones; both operands of a product are bfloat16."""
   product, _, x, w = _arguments(name, "sign", "scale per channel")
@@ -336,7 +338,9 @@ def test_small_residuals():
   """Of 1-bit operands nothing is kept but bits: 1/32 of a float each."""
 
   def run(x, w):
-    return products.dot_general(quantizers.sign()(x), quantizers.xnor()(w), PLAIN)
+    return products.dot_general(
+      quantizers.sign()(x), quantizers.xnor()(w), PLAIN
+    )
 
   x, w = operands.random((64, 256), 1), operands.random((256, 32), 2)
   _, pull = jax.vjp(run, x, w)

@@ -1,5 +1,9 @@
 """Names become objects, and what does not fit is named."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,9 +16,15 @@ TOYS = registry.Registry("toy")
 
 
 @TOYS.register
-def block(width: int, height=1.0, name: str = "", open: bool = True):
+def block(
+  width: int,
+  height=1.0,
+  name: str = "",
+  open: bool = True,
+  sizes: Sequence[int] = (),
+):
   """A toy."""
-  return width, height, name, open
+  return width, height, name, open, sizes
 
 
 @pytest.mark.parametrize(
@@ -26,11 +36,13 @@ def block(width: int, height=1.0, name: str = "", open: bool = True):
       {"widht": 1},
       "toy 'block' takes no argument 'widht'; did you mean width?",
     ),
-    ("block", {"x": 1}, "it takes width, height, name, open"),
+    ("block", {"x": 1}, "it takes width, height, name, open, sizes"),
     ("block", {}, "toy 'block' needs the argument 'width'"),
     ("block", {"width": "a"}, "'width' of toy 'block' is 'a'; it must be of"),
     ("block", {"width": True}, "must be of type int"),
     ("block", {"width": 1, "open": 1}, "must be of type bool"),
+    ("block", {"width": 1, "sizes": 3}, "must be of type Sequence[int]"),
+    ("block", {"width": 1, "sizes": ("a",)}, "must be of type Sequence[int]"),
   ],
 )
 def test_wrong_arguments(name, kwargs, message):

@@ -75,6 +75,14 @@ def test_eval_gives_the_last_line_again(finished, tiny_config):
   assert loop.evaluate(tiny_config(), finished) == _lines(finished)[-1]
 
 
+def test_eval_refuses_a_model_that_computes_something_else(
+  finished, tiny_config
+):
+  # Dropout has no array: the checkpoint would fit.
+  with pytest.raises(errors.UserError, match=r"model\.dropout: 0.25 -> 0.5"):
+    loop.evaluate(tiny_config(model__dropout=0.5), finished)
+
+
 @pytest.mark.parametrize("size", [37, 359, 512])
 def test_evaluation_counts_each_example_once(finished, tiny_config, size):
   found = loop.evaluate(tiny_config(eval_batch_size=size), finished)
