@@ -290,7 +290,7 @@ def pokebnn(
   in_features: int = 3,
   quantized: bool = True,
   weights_from: float = 0.0,
-  bounds_at: float = 0.0,
+  bounds_at: float = 0.06,
   bound: float = 3.0,
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
@@ -310,7 +310,8 @@ def pokebnn(
     weights_from: progress from which convolution kernels are quantized; the
       paper's recipe has 7800 / 124800.
     bounds_at: progress at which the 4- and 8-bit activation bounds are set and
-      those activations quantized; the paper's recipe has 7500 / 124800.
+      those activations quantized; the paper's recipe has 7500 / 124800. Not 0:
+      statistics start at 0 and need steps to reach the true range.
     bound: B of the binary activations: window and magnitude.
     dtype: of the computation; the paper has bfloat16.
     rngs: for the parameters.

@@ -133,19 +133,22 @@ def _choose(
   if xs is None or ws is None:
     # A float operand: codes are widened to its dtype, which is exact.
     return "float32"
-  lhs, rhs = values
-  columns = math.prod(
-    rhs.shape[axis]
-    for axis, to in enumerate(geometry.rhs_out)
-    if to is not None
-  )
-  rows = math.prod(lhs.shape[:-1])
+  lhs, rhs = (value.shape for value in values)
+  groups = max(geometry.groups, 1)
+  if geometry.kind == "conv":  # channels last, so a row is a position
+    contracted = lhs[-1] // groups
+    rows, columns = math.prod(lhs[:-1]), rhs[-1]
+  else:
+    ends = zip(lhs, geometry.lhs_out, strict=True)
+    contracted = math.prod(size for size, to in ends if to is None)
+    rows = math.prod(lhs) // max(contracted * groups, 1)
+    columns = math.prod(rhs) // max(contracted * groups, 1)
   return _form.choose(
     geometry.kind,
     rows=rows,
-    contracted=lhs.shape[-1] // max(geometry.groups, 1),
+    contracted=contracted,
     columns=columns,
-    groups=geometry.groups,
+    groups=groups,
     codes=(xs.codes.dtype, ws.codes.dtype),  # pyright: ignore[reportOptionalMemberAccess]
   )
 
