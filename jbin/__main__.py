@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail(error, 1)
   except KeyboardInterrupt:
     return _fail("stopped by ^C; a run goes on from its newest checkpoint", 130)
+  except BrokenPipeError:  # whoever read the output has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
   except OSError as error:
     if error.filename is None:
       raise

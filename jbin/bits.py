@@ -39,7 +39,8 @@ def tag(x: jax.Array, bits: int) -> jax.Array:
 
   Forward `y = x`; backward `dx = dy`. Tag the *codes*, before the scale is
   multiplied on: the counter follows the tag through the scaling and sees along
-  which axes the scale varies.
+  which axes the scale varies. Sums end a tag: after the straight-through idiom
+  `x + stop_gradient(q - x)`, tag the result.
 
   Args:
     x: any shape, any dtype.

@@ -45,6 +45,12 @@ WRONG = [
   (_train("--config.model.name=tinny"), "unknown model 'tinny'; did you mean"),
   (_train("--config.data.name=digit"), "unknown data source 'digit'; did you"),
   (_train("--config.seed.x=1"), "does not fit the config"),
+  (["cost", CONFIG, "--config.optimizer.lr=1"], "adam' takes no argument 'lr'"),
+  (["cost", CONFIG, "--config.task.name=clasify"], "unknown task 'clasify'"),
+  (
+    ["cost", f"{POKE}:1.0x", "--config.data.datset=x"],
+    "data source 'tfds' takes no argument 'datset'; did you mean dataset?",
+  ),
   (
     ["cost", f"{POKE}:nan"],
     "pokebnn: width nan of features (64, 128, 256, 512)",

@@ -60,6 +60,8 @@ def test_every_family_can_be_listed(name, family):
     name, {"quantizer": quantizers, "model": models}.get(name)
   )
   for member, line in family.describe():
+    if not family.get(member).__module__.startswith("jbin."):
+      continue  # a test's own
     assert getattr(module, member) is family.get(member)
     assert line.endswith("."), f"{name} {member}: no one-line description"
     assert len(line) <= 80

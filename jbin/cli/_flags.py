@@ -53,7 +53,7 @@ def parse(
   for name, line in (switches or {}).items():
     flags.DEFINE_bool(name, False, line, flag_values=values)
   if "--help" in rest or "-h" in rest:
-    print(_help(command, {**texts, **(switches or {})}, config, positional))
+    print(_help(command, texts, switches or {}, config, positional))
     raise SystemExit(0)
   read = None
   if config:
@@ -165,7 +165,11 @@ def _check_overrides(argv: Sequence[str]) -> None:
 
 
 def _help(
-  command: str, texts: Mapping[str, str], config: bool, positional: str
+  command: str,
+  texts: Mapping[str, str],
+  switches: Mapping[str, str],
+  config: bool,
+  positional: str,
 ) -> str:
   lines = [f"usage: jbin {command} [flags] {positional}".rstrip()]
   if config:
@@ -176,4 +180,5 @@ def _help(
   lines += [
     f"  {'--' + name + '=...':<24}{line}" for name, line in texts.items()
   ]
+  lines += [f"  {'--' + name:<24}{line}" for name, line in switches.items()]
   return "\n".join(lines)

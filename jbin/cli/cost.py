@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from jbin.train import build
 
+  build.check(config)
   text = FORMATS[form](build.cost_report(config))
   if given["out"]:
     path = Path(given["out"])

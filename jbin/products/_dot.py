@@ -75,7 +75,8 @@ def dot_general(
     form: "int8" (sums in int32), "bfloat16" or "float32" (sums in float32) for
       a product of codes with codes; "auto" picks by shape and device.
     grad_precision: the dtype of both operands of the gradient products, and
-      of their results; sums inside are float32. "float32" is exact.
+      of their results; sums inside are float32. "float32" is exact; bfloat16
+      values have bfloat16 gradient products whatever it says.
 
   Returns:
     An array of the values' common dtype, shaped as `lax.dot_general` has it.

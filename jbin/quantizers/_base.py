@@ -174,7 +174,16 @@ def gate(active: jax.Array, on: Quantized, off: jax.Array) -> Quantized:
 
 
 def other_axes(ndim: int, kept: Sequence[int]) -> tuple[int, ...]:
-  """The axes of an array of rank `ndim` that are not `kept`."""
+  """The axes of an array of rank `ndim` that are not `kept`.
+
+  Raises:
+    errors.UserError: if the array has no such axis.
+  """
+  if any(not -ndim <= axis < ndim for axis in kept):
+    raise errors.UserError(
+      f"a quantizer's axes {tuple(kept)} are not all axes of an array of rank"
+      f" {ndim}; count from 0, or from -1 backwards"
+    )
   keep = {axis % ndim for axis in kept}
   return tuple(axis for axis in range(ndim) if axis not in keep)
 
@@ -197,7 +206,11 @@ class Quantizer(abc.ABC):
   widths: ClassVar[tuple[int, int]] = (1, 8)
 
   def __post_init__(self) -> None:
-    """Checks the width."""
+    """Checks the width; a list of axes, as JSON has it, becomes a tuple."""
+    for field in dataclasses.fields(self):
+      item = getattr(self, field.name)
+      if isinstance(item, list):
+        object.__setattr__(self, field.name, tuple(item))
     low, high = self.widths
     if not isinstance(self.bits, int) or not low <= self.bits <= high:
       raise errors.UserError(

@@ -175,8 +175,11 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     start: the progress at which the bounds are set.
     signed: whether levels lie on both sides of zero.
     per_channel: a bound for each entry of the last axis, as PokeBNN has it
-      (such a scale varies along the contracted axis: fake quantization only),
-      or one for the tensor, which an integer product can pull out.
+      (such a scale varies along the contracted axis, which no integer product
+      could pull out), or one for the tensor.
+
+  While training, and in the evaluation twin, the product is that of the fake
+  quantized values: whether the bounds are set is part of the state.
 
   Reference: Zhang et al., 2022 (arXiv 2112.00133); AQT's legacy code. Differs
   from the code in: statistics are of the global batch, minimum and maximum

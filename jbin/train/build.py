@@ -45,7 +45,9 @@ def call(
   for key, item in offered.items():
     if key in takes:
       kwargs.setdefault(key, item)
-  _check_arguments(f"{family.family} '{named.name}'", takes, kwargs)
+  what = f"{family.family} '{named.name}'"
+  _check_arguments(what, takes, kwargs)
+  _check_complete(what, takes, kwargs)
   return factory(**kwargs)
 
 
@@ -84,11 +86,40 @@ def _check_arguments(
       raise errors.UserError(
         f"argument '{key}' of {what} is {value!r}; it must be of type {kind}"
       )
-  for key in known:
-    if takes[key].default is inspect.Parameter.empty and key not in kwargs:
+
+
+def _check_complete(
+  what: str,
+  takes: Mapping[str, inspect.Parameter],
+  kwargs: Mapping[str, Any],
+) -> None:
+  for key, parameter in takes.items():
+    if parameter.kind is parameter.VAR_KEYWORD:
+      continue
+    if parameter.default is inspect.Parameter.empty and key not in kwargs:
       raise errors.UserError(
         f"{what} needs the argument '{key}'; set it in the config"
       )
+
+
+def check(config: config_lib.Config) -> None:
+  """Raises for what the config names wrongly, also where nothing is made of it.
+
+  Raises:
+    errors.UserError: for an unknown name, or an argument that its owner does
+      not take or that has the wrong type.
+  """
+  from jbin import data, models, tasks
+
+  optimizer(config.optimizer)
+  for family, named in (
+    (models.REGISTRY, config.model),
+    (data.REGISTRY, config.data),
+    (tasks.REGISTRY, config.task),
+  ):
+    takes = inspect.signature(family.get(named.name)).parameters
+    kwargs = {key: _schedule(item) for key, item in named.kwargs.items()}
+    _check_arguments(f"{family.family} '{named.name}'", takes, kwargs)
 
 
 def dataset(config: config_lib.Config) -> data.Dataset:
@@ -131,6 +162,11 @@ def model_maker(
   """
   from jbin import models
 
+  if "dtype" in named.kwargs:
+    raise errors.UserError(
+      f"model '{named.name}' takes its dtype from the config; set"
+      f" --config.dtype={named.kwargs['dtype']}"
+    )
   offered: dict[str, Any] = {"dtype": jnp.dtype(dtype)}
   if made_for is not None:
     offered["num_classes"] = made_for.num_classes

@@ -108,6 +108,7 @@ def steps():
     features=(8,),
     stem="conv3",
     in_features=1,
+    bounds_at=0.0,
     rngs=nnx.Rngs(0),
   )
   graph, params, rest = nnx.split(model, nnx.Param, ...)

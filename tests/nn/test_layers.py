@@ -266,6 +266,18 @@ ERRORS = {
     lambda: nn.Conv(4, 6, (3, 3), mask=MASK, kernel_quantizer=SIGN, rngs=RNGS),
     "mask has no meaning with a quantizer; leave mask out",
   ),
+  "another product": (
+    lambda: nn.Linear(
+      3, 3, input_quantizer=SIGN, dot_general=jnp.dot, rngs=RNGS
+    ),
+    "dot_general has no meaning with a quantizer",
+  ),
+  "an axis that is not there": (
+    lambda: nn.Linear(
+      3, 3, kernel_quantizer=quantizers.absmax(axes=(3,)), rngs=RNGS
+    )(jnp.ones((2, 3))),
+    r"axes \(3,\) are not all axes of an array of rank 2",
+  ),
   "conv channels": (
     lambda: nn.Conv(4, 6, (3, 3), input_quantizer=SIGN, rngs=RNGS)(
       jnp.ones((1, 5, 5, 3))
