@@ -105,8 +105,11 @@ def _scaled(eqn: core.JaxprEqn, values: list[Value], scale: int) -> list[Value]:
   shape = out_shapes(eqn)[0]
   if in_shapes(eqn)[tagged[0]] != shape:
     return [plain]
-  if by.data and by.varies and by.varies == long_dims(shape):
-    return [plain]  # another activation, not a scale
+  long = long_dims(shape)
+  # Along two axes and more: another activation. Along one, as a batch of one
+  # has it, a scale for each channel looks the same, and is what is meant.
+  if by.data and len(long) > 1 and by.varies == long:
+    return [plain]
   return [
     dataclasses.replace(
       plain,

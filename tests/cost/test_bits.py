@@ -317,3 +317,21 @@ def test_two_activations_make_a_matmul():
   )
   assert record.macs == 2 * 5 * 7 * 8
   assert report.weights_by_bits == {}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("shape", [(16,), (1, 16)])
+def test_a_scale_for_each_input_channel_is_flagged(batch, shape):
+  """Also at batch 1, where it has the shape of the codes."""
+
+  def run(x, scale, w):
+    return (bits.tag(x, 8) * scale) @ bits.tag(w, 8)
+
+  args = [
+    jax.ShapeDtypeStruct(s, jnp.float32) for s in ((batch, 16), shape, (16, 3))
+  ]
+  with jax.numpy_rank_promotion("allow"):
+    report = cost.count(run, *args)
+  assert report.macs == {(8, 8): batch * 48}
+  assert len(report.flagged) == 1
+  assert report.ace_strict == batch * 48 * 32 * 32
