@@ -5,7 +5,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-RUNS ?= runs/quickstart
+SEED ?= 0
+RUNS ?= runs/quickstart-seed$(SEED)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -19,9 +20,9 @@ help: ## this list
 
 quickstart: $(VENV)/.installed ## train a 1-bit net on real digits, CPU, minutes
 	$(BIN)/python -m jbin train --config=configs/quickstart.py \
-	  --workdir=$(RUNS)/binary
+	  --config.seed=$(SEED) --workdir=$(RUNS)/binary
 	$(BIN)/python -m jbin train --config=configs/quickstart.py:float \
-	  --workdir=$(RUNS)/float
+	  --config.seed=$(SEED) --workdir=$(RUNS)/float
 	$(BIN)/python -m jbin report \
 	  --workdirs=$(RUNS)/binary,$(RUNS)/float --out=$(RUNS)/report
 

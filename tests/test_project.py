@@ -42,6 +42,50 @@ def test_nothing_is_called_utils():
   assert not [path for path in FILES if path.stem in {"utils", "helpers"}]
 
 
+# Top to bottom; a room may import those that stand after it.
+ROOMS = [
+  "__main__",
+  "cli",
+  "train",
+  "report",
+  "models",
+  "data",
+  "tasks",
+  "cost",
+  "nn",
+  "products",
+  "quantizers",
+  "estimators",
+  "schedules",
+  "bits",
+  "residuals",
+  "registry",
+  "errors",
+]
+
+
+def _rooms_imported(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module is not None:
+      parts = node.module.split(".")
+      if parts == ["jbin"]:
+        yield from ((alias.name, None) for alias in node.names)
+      elif parts[0] == "jbin":
+        inside = [*parts[2:], *(alias.name for alias in node.names)]
+        yield parts[1], next((n for n in inside if n.startswith("_")), None)
+
+
+@pytest.mark.parametrize("path", FILES, ids=_relative)
+def test_a_room_knows_only_rooms_below_it(path):
+  room = _relative(path).split("/")[0].removesuffix(".py")
+  if room == "__init__":
+    return
+  for other, private in _rooms_imported(path):
+    if other != room:
+      assert ROOMS.index(other) > ROOMS.index(room), f"{room} imports {other}"
+      assert private is None, f"{room} imports {other}'s {private}"
+
+
 def test_folders_nest_at_most_three_deep():
   assert all(len(path.relative_to(PACKAGE).parts) <= 4 for path in FILES)
 

@@ -65,7 +65,7 @@ def shift(
   padded[:, pad : pad + height, pad : pad + width] = images
   offsets = (draws[:, :2] * (2 * pad + 1)).astype(np.int64)
   result = np.empty_like(images)
-  # Copying n windows is 3 to 4 times faster than one gather by index arrays.
+  # Copying n windows is faster than one gather by index arrays.
   for i, (top, left) in enumerate(offsets.tolist()):
     result[i] = padded[i, top : top + height, left : left + width]
   return mirror(result, draws[:, 2]) if flip else result

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jbin import errors
+from jbin import errors, residuals
 from jbin.estimators import _base
 
 Rounding = Literal["even", "up", "floor"]
@@ -23,9 +23,9 @@ _EDGES = ("closed", "open", "half")
 def _window(x: jax.Array, low: float, high: float, edge: str) -> jax.Array:
   """The gradient's factor: boolean, or 0, 1, 2 halves where edges are ties."""
   if edge == "closed":
-    return _base.pack((x >= low) & (x <= high))
+    return residuals.pack((x >= low) & (x <= high))
   if edge == "open":
-    return _base.pack((x > low) & (x < high))
+    return residuals.pack((x > low) & (x < high))
   halves = (x >= low).astype(jnp.uint8) + (x > low) + (x <= high) + (x < high)
   return jnp.maximum(halves, 2) - 2
 
@@ -70,7 +70,7 @@ def _backward(
   del low, high, rounding, clip_first
   if edge == "half":
     return (g * (0.5 * window.astype(g.dtype)).astype(g.dtype),)
-  return (jnp.where(_base.unpack_like(window, g), g, jnp.zeros_like(g)),)
+  return (jnp.where(residuals.unpack_like(window, g), g, jnp.zeros_like(g)),)
 
 
 _clipped_round.defvjp(_forward, _backward)

@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jbin import errors
+from jbin import errors, residuals
 from jbin.estimators import _base
 
 _EDGES = ("closed", "open")
@@ -43,21 +43,21 @@ def _forward(
     return sign(x, zero), (None, None)
   size = jnp.abs(x)
   inside = size < clip if edge == "open" else size <= clip
-  return sign(x, zero), (_base.pack(inside), clip)
+  return sign(x, zero), (residuals.pack(inside), clip)
 
 
 def _backward(
   edge: str,
   zero: float,
-  residuals: tuple[jax.Array | None, jax.Array | None],
+  kept: tuple[jax.Array | None, jax.Array | None],
   g: jax.Array,
 ) -> tuple[jax.Array, jax.Array | None]:
   del edge, zero
-  inside, clip = residuals
+  inside, clip = kept
   if inside is None or clip is None:
     return g, None
-  passed = jnp.where(_base.unpack_like(inside, g), g, jnp.zeros_like(g))
-  return passed, _base.no_gradient(clip)
+  passed = jnp.where(residuals.unpack_like(inside, g), g, jnp.zeros_like(g))
+  return passed, jnp.zeros_like(clip)
 
 
 _ste_sign.defvjp(_forward, _backward)

@@ -14,7 +14,7 @@ class _RunningStat(nnx.BatchStat[jax.Array]):
   """A `BatchStat` that is replaced whole.
 
   Flax asks both arrays for their sharding before it does so, and JAX words a
-  tracer's refusal from all equations so far: half a minute for a ResNet-50.
+  tracer's refusal from all equations so far, which a deep net feels.
   """
 
   def __setitem__(self, key: Any, value: jax.Array) -> None:

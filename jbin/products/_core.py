@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbin import errors
-from jbin.estimators import _base as residuals
+from jbin import errors, residuals
 from jbin.products import _form
 from jbin.quantizers import Quantized
 

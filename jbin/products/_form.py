@@ -2,7 +2,7 @@
 
 Every form is exact for one-bit codes. A narrow type is only fast on some
 shapes: on CPU, XLA multiplies int8 by tuned kernels where the operands are
-large enough, and by a naive loop, 10 to 60 times slower, elsewhere. The
+large enough, and by a naive loop, many times slower, elsewhere. The
 choice reads shapes and the default backend at trace time.
 """
 
