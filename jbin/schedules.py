@@ -220,3 +220,34 @@ def switch(
 ) -> jax.Array:
   """`before` while progress < `at`, `after` from then on."""
   return jnp.where(_reached(progress, at), after, before).astype(progress.dtype)
+
+
+@_factory
+def quarter_cosine(progress: jax.Array, start: float, end: float) -> jax.Array:
+  """From `start`, slowly at first, to `end`: a quarter of a cosine (ReSTE).
+
+  `start + (end - start) * (1 - cos(pi p / 2))`. ReSTE's power is
+  `quarter_cosine(1, 3)`.
+  """
+  return start + (end - start) * (1.0 - jnp.cos(0.5 * jnp.pi * progress))
+
+
+@_factory
+def growth(progress: jax.Array, start: float, end: float) -> jax.Array:
+  """From `start` to `end` as e^p grows (ReCU).
+
+  `start + (end - start) * (e^p - 1) / (e - 1)`. ReCU's tau is
+  `growth(0.85, 0.99)`.
+  """
+  return start + (end - start) * jnp.expm1(progress) / np.float32(np.expm1(1))
+
+
+@_factory
+def staircase(progress: jax.Array, start: float, end: float) -> jax.Array:
+  """Whole numbers from `start` up to `end`: a line, rounded down (FDA).
+
+  `floor(start + (end - start) * p)`. FDA's order is `staircase(9, 18)`.
+  """
+  exact = start + (end - start) * progress
+  # A step that is due at k / n is due, however the product is rounded.
+  return jnp.floor(exact + 4e-7 * (1.0 + abs(start) + abs(end)))

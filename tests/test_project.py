@@ -59,6 +59,7 @@ ROOMS = [
   "schedules",
   "bits",
   "residuals",
+  "references",
   "registry",
   "errors",
 ]

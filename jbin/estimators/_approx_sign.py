@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jbin import references
 from jbin.estimators import _base
 from jbin.estimators._ste_sign import sign
 
@@ -29,6 +30,7 @@ _approx_sign.defvjp(_forward, _backward)
 
 
 @_base.REGISTRY.register
+@references.cites("bireal")
 def approx_sign(x: jax.Array, *, zero: float = 1.0) -> jax.Array:
   """Sign with the gradient of a piecewise quadratic (Bi-Real Net).
 

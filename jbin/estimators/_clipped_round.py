@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jbin import errors, residuals
+from jbin import errors, references, residuals
 from jbin.estimators import _base
 
 Rounding = Literal["even", "up", "floor"]
@@ -77,6 +77,7 @@ _clipped_round.defvjp(_forward, _backward)
 
 
 @_base.REGISTRY.register
+@references.cites("integer_only")
 def clipped_round(
   x: jax.Array,
   low: float,

@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jbin import errors, residuals
+from jbin import errors, references, residuals
 from jbin.estimators import _base
 
 _EDGES = ("closed", "open")
@@ -64,6 +64,7 @@ _ste_sign.defvjp(_forward, _backward)
 
 
 @_base.REGISTRY.register
+@references.cites("binarynet")
 def ste_sign(
   x: jax.Array,
   clip: float | jax.Array | None = 1.0,

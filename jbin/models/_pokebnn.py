@@ -47,7 +47,7 @@ class Recipe:
     """For a convolution's kernel, `p` bits."""
     if not self.quantized:
       return None
-    return quantizers.poke_weight(p, start=self.weights_from)
+    return quantizers.delayed(quantizers.poke_weight(p), self.weights_from)
 
   def activation(
     self, p: int, *, signed: bool = True

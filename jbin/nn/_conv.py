@@ -71,8 +71,12 @@ class Conv(nnx.Conv):
       in_features, out_features, kernel_size, strides, rngs=rngs, **kwargs
     )
     self.grad_precision: products.GradPrecision = grad_precision
-    self.input_quantizer = _quantizer.hold(input_quantizer, in_features)
-    self.kernel_quantizer = _quantizer.hold(kernel_quantizer, out_features)
+    self.input_quantizer = _quantizer.hold(
+      input_quantizer, in_features, rngs=rngs
+    )
+    self.kernel_quantizer = _quantizer.hold(
+      kernel_quantizer, out_features, self.kernel[...], rngs
+    )
     if input_quantizer is not None or kernel_quantizer is not None:
       _linear.refuse("Conv", {"mask": self.mask})
       _linear.refuse_arithmetic("Conv", kwargs)

@@ -93,8 +93,12 @@ class Linear(nnx.Linear):
     if input_quantizer is not None or kernel_quantizer is not None:
       refuse_arithmetic("Linear", kwargs)
     self.grad_precision: products.GradPrecision = grad_precision
-    self.input_quantizer = _quantizer.hold(input_quantizer, in_features)
-    self.kernel_quantizer = _quantizer.hold(kernel_quantizer, out_features)
+    self.input_quantizer = _quantizer.hold(
+      input_quantizer, in_features, rngs=rngs
+    )
+    self.kernel_quantizer = _quantizer.hold(
+      kernel_quantizer, out_features, self.kernel[...], rngs
+    )
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """(..., in_features) to (..., out_features)."""
@@ -160,8 +164,10 @@ class Einsum(nnx.Einsum):
     # An input's last axis is a kernel's axis in every layer-like einsum; where
     # it is not, a quantizer with channels cannot know its size.
     channels = sizes.get(left[-1], 1)
-    self.input_quantizer = _quantizer.hold(input_quantizer, channels)
-    self.kernel_quantizer = _quantizer.hold(kernel_quantizer, kernel_shape[-1])
+    self.input_quantizer = _quantizer.hold(input_quantizer, channels, rngs=rngs)
+    self.kernel_quantizer = _quantizer.hold(
+      kernel_quantizer, kernel_shape[-1], self.kernel[...], rngs
+    )
 
   def __call__(
     self,
@@ -213,7 +219,9 @@ class Embed(nnx.Embed):
       **kwargs: as in `nnx.Embed`.
     """
     super().__init__(num_embeddings, features, rngs=rngs, **kwargs)
-    self.embedding_quantizer = _quantizer.hold(embedding_quantizer, features)
+    self.embedding_quantizer = _quantizer.hold(
+      embedding_quantizer, features, self.embedding[...], rngs
+    )
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """Integers of any shape to rows: (...) to (..., features)."""

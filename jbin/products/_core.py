@@ -111,10 +111,12 @@ def _with_codes(
 ) -> Quantized | None:
   """The operand if a product can work on its codes, else None.
 
-  A scale that varies along a contracted axis cannot be taken out of the sum:
-  such an operand enters as its float value.
+  A scale that varies along a contracted axis cannot be taken out of the sum,
+  nor can an offset: such an operand enters as its float value.
   """
   if not isinstance(operand, Quantized) or operand.codes is None:
+    return None
+  if operand.offset is not None:
     return None
   if operand.scale is not None:
     for axis, to in enumerate(out):

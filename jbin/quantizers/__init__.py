@@ -5,7 +5,15 @@ float tensor to `Quantized`. A new member is one file, one line here and one
 row in `tests/quantizers/test_contract.py`.
 """
 
-from jbin.quantizers._base import REGISTRY, Quantized, Quantizer, gate, make
+from jbin.quantizers._base import (
+  REGISTRY,
+  Quantized,
+  Quantizer,
+  gate,
+  make,
+  without_codes,
+)
+from jbin.quantizers._delayed import delayed
 from jbin.quantizers._dorefa import dorefa_activation, dorefa_weight
 from jbin.quantizers._integer import absmax
 from jbin.quantizers._pokebnn import ema_bounds, poke_activation, poke_weight
@@ -17,6 +25,7 @@ __all__ = [
   "Quantized",
   "Quantizer",
   "absmax",
+  "delayed",
   "dorefa_activation",
   "dorefa_weight",
   "ema_bounds",
@@ -25,5 +34,6 @@ __all__ = [
   "poke_activation",
   "poke_weight",
   "sign",
+  "without_codes",
   "xnor",
 ]

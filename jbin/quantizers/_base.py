@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -13,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbin import bits as bits_lib, errors, registry, schedules
+from jbin.quantizers import _parts
 
 REGISTRY = registry.Registry("quantizer")
-
-_LARGE = 2**20  # elements
 
 
 @jax.tree_util.register_dataclass
@@ -24,9 +22,10 @@ _LARGE = 2**20  # elements
 class Quantized:
   """What a quantizer makes of a tensor.
 
-  `value` carries the gradient: it is `codes * scale` in floating point, and
-  differentiating it gives what the paper says. `codes` and `scale` carry none:
-  they are what a product may compute with in place of `value`.
+  `value` carries the gradient: it is `codes * scale + offset` in floating
+  point, and differentiating it gives what the paper says. `codes`, `scale` and
+  `offset` carry none: they are what a product may compute with in place of
+  `value`.
 
   Attributes:
     value: floating, the shape and dtype of the input.
@@ -36,6 +35,8 @@ class Quantized:
     scale: float32, broadcasts with `codes` (same rank); None means 1.
     bits: the width, 1 to 8.
     levels: the least and greatest code.
+    offset: float32, broadcasts with `codes`; what is added after the scale.
+      None means 0. A product takes the value of a tensor with an offset.
   """
 
   value: jax.Array
@@ -43,6 +44,7 @@ class Quantized:
   scale: jax.Array | None
   bits: int = dataclasses.field(metadata={"static": True})
   levels: tuple[int, int] = dataclasses.field(metadata={"static": True})
+  offset: jax.Array | None = None
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -71,51 +73,6 @@ class Quantized:
     return self.value
 
 
-@jax.custom_vjp
-def scale_through(codes: jax.Array, scale: jax.Array) -> jax.Array:
-  """`codes * scale`, the codes' gradient passing as if the scale were 1.
-
-  Forward `y = codes * scale`, in float32, cast to the dtype of `codes`;
-  backward `dcodes = dy`, `dscale = 0`. `scale` broadcasts with `codes`.
-  """
-  return (codes * scale).astype(codes.dtype)
-
-
-def _scale_forward(
-  codes: jax.Array, scale: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  return scale_through(codes, scale), scale
-
-
-def _scale_backward(
-  scale: jax.Array, g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  return g, jnp.zeros_like(scale)
-
-
-scale_through.defvjp(_scale_forward, _scale_backward)
-
-
-def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
-  """Mean of |x| over some axes, kept with length 1; float32, no gradient.
-
-  In a large kernel groups of eight rows are reduced by `|a| + |b|` first: XLA
-  on CPU writes |x| to memory before it sums it, but not for a combiner of our
-  own. (All rows at once would not do: such a reduction cannot be split over
-  devices, and an axis of eight never is.)
-  """
-  wide = jax.lax.stop_gradient(x).astype(jnp.float32)
-  count = math.prod(x.shape[axis] for axis in over)
-  if 0 in over and x.size >= _LARGE and x.shape[0] % 8 == 0:
-    wide = jax.lax.reduce(
-      wide.reshape(-1, 8, *x.shape[1:]),
-      np.float32(0),
-      lambda a, b: jnp.abs(a) + jnp.abs(b),
-      (1,),
-    )
-  return jnp.abs(wide).sum(tuple(over), keepdims=True) / count
-
-
 def narrowest(levels: tuple[int, int]) -> Any:
   """The narrowest dtype that holds every code exactly."""
   low, high = levels
@@ -131,10 +88,11 @@ def make(
   bits: int,
   levels: tuple[int, int],
   dtype: Any = None,
+  offset: jax.Array | None = None,
   keep_scale: bool = False,
   exact: bool = True,
 ) -> Quantized:
-  """Puts codes and scale together.
+  """Puts codes, scale and offset together.
 
   Args:
     codes: floating, from an estimator, so they carry the gradient.
@@ -142,6 +100,7 @@ def make(
     bits: the width of the codes.
     levels: the least and greatest code.
     dtype: of the value; None for that of `codes`.
+    offset: added after the scale; its gradient flows. None for 0.
     keep_scale: whether the gradient of `codes` carries the factor `scale`
       (plain multiplication) or passes as if the scale were 1.
     exact: whether every code is one of the levels (a ternary sign(0) = 0 is
@@ -153,14 +112,34 @@ def make(
   elif keep_scale:
     value = codes * scale
   else:
-    value = scale_through(codes, scale)
+    value = _parts.scale_through(codes, scale)
+  if offset is not None:
+    value = value + offset
   if dtype is not None:
     value = value.astype(dtype)
+  if offset is not None:
+    value = bits_lib.tag(value, bits)  # the sum ended the codes' tag
   narrow = None
   if exact:
     narrow = jax.lax.stop_gradient(codes).astype(narrowest(levels))
-  constant = None if scale is None else jax.lax.stop_gradient(scale)
-  return Quantized(value, narrow, constant, bits, levels)
+  scale, offset = (
+    None if part is None else jax.lax.stop_gradient(part)
+    for part in (scale, offset)
+  )
+  return Quantized(value, narrow, scale, bits, levels, offset)
+
+
+def without_codes(
+  value: jax.Array, *, bits: int, levels: tuple[int, int]
+) -> Quantized:
+  """A tensor whose levels are no multiples of one step: a value with a tag.
+
+  Args:
+    value: floating, carries the gradient.
+    bits: the width.
+    levels: the least and greatest code that a packer would give it.
+  """
+  return Quantized(bits_lib.tag(value, bits), None, None, bits, levels)
 
 
 def gate(active: jax.Array, on: Quantized, off: jax.Array) -> Quantized:
@@ -170,22 +149,9 @@ def gate(active: jax.Array, on: Quantized, off: jax.Array) -> Quantized:
   when on: cost reports what is configured, not what is active yet.
   """
   value = bits_lib.tag(jnp.where(active, on.value, off), on.bits)
-  return dataclasses.replace(on, value=value, codes=None, scale=None)
-
-
-def other_axes(ndim: int, kept: Sequence[int]) -> tuple[int, ...]:
-  """The axes of an array of rank `ndim` that are not `kept`.
-
-  Raises:
-    errors.UserError: if the array has no such axis.
-  """
-  if any(not -ndim <= axis < ndim for axis in kept):
-    raise errors.UserError(
-      f"a quantizer's axes {tuple(kept)} are not all axes of an array of rank"
-      f" {ndim}; count from 0, or from -1 backwards"
-    )
-  keep = {axis % ndim for axis in kept}
-  return tuple(axis for axis in range(ndim) if axis not in keep)
+  return dataclasses.replace(
+    on, value=value, codes=None, scale=None, offset=None
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,16 +192,37 @@ class Quantizer(abc.ABC):
     progress: jax.Array | None = None,
     **variables: jax.Array,
   ) -> Quantized:
-    """Quantizes `x`, floating, of any shape that the quantizer's axes fit."""
+    """Quantizes `x`, floating, of any shape that the quantizer's axes fit.
 
-  def parameters(self, channels: int) -> Mapping[str, jax.Array]:
-    """Initial values of what is learned, for `channels` on the last axis."""
-    del channels
+    Args:
+      x: the tensor.
+      progress: scalar in [0, 1]; needed where `scheduled`.
+      **variables: what `parameters` and `statistics` name, and, while a
+        `stochastic` quantizer trains, `key`.
+    """
+
+  def parameters(
+    self,
+    channels: int,
+    x: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> Mapping[str, jax.Array]:
+    """Initial values of what is learned.
+
+    Args:
+      channels: length of the tensor's last axis.
+      x: the tensor, where it is at hand: a kernel always, an activation in
+        `nn.calibrate`. None: a standard normal one is assumed.
+      key: for a `seeded` quantizer.
+    """
+    del channels, x, key
     return {}
 
-  def statistics(self, channels: int) -> Mapping[str, jax.Array]:
-    """Initial values of what is measured, for `channels` on the last axis."""
-    del channels
+  def statistics(
+    self, channels: int, x: jax.Array | None = None
+  ) -> Mapping[str, jax.Array]:
+    """Initial values of what is measured; arguments as in `parameters`."""
+    del channels, x
     return {}
 
   def update(
@@ -248,6 +235,21 @@ class Quantizer(abc.ABC):
     """The statistics after a training step has seen `x`; used in that step."""
     del x, progress
     return statistics
+
+  @property
+  def seeded(self) -> bool:
+    """Whether `parameters` draws: it then needs a key."""
+    return False
+
+  @property
+  def calibrates(self) -> bool:
+    """Whether `parameters` looks at the tensor, as `nn.calibrate` lets it."""
+    return False
+
+  @property
+  def stochastic(self) -> bool:
+    """Whether a training call draws: it then gets a `key`."""
+    return False
 
   @property
   def scheduled(self) -> bool:

@@ -7,11 +7,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jbin import estimators
-from jbin.quantizers import _base
+from jbin import estimators, references
+from jbin.quantizers import _base, _parts
 
 
 @_base.REGISTRY.register
+@references.cites("dorefa")
 @dataclasses.dataclass(frozen=True)
 class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
   """Weights of k bits in [-1, 1]; one bit is a sign times mean |w| (DoReFa).
@@ -44,7 +45,7 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
     if self.bits == 1:
       return _base.make(
         estimators.ste_sign(x, None),
-        _base.mean_magnitude(x, range(x.ndim)),
+        _parts.mean_magnitude(x, range(x.ndim)),
         bits=1,
         levels=(-1, 1),
       )
@@ -69,6 +70,7 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
 
 @_base.REGISTRY.register
+@references.cites("dorefa")
 @dataclasses.dataclass(frozen=True)
 class dorefa_activation(_base.Quantizer):  # noqa: N801 - called like a function
   """Activations of k bits in [0, 1] (DoReFa).

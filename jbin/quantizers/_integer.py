@@ -7,11 +7,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jbin import estimators
-from jbin.quantizers import _base
+from jbin import estimators, references
+from jbin.quantizers import _base, _parts
 
 
 @_base.REGISTRY.register
+@references.cites("integer_only")
 @dataclasses.dataclass(frozen=True)
 class absmax(_base.Quantizer):  # noqa: N801 - called like a function
   """Symmetric integers of 2 to 8 bits, scaled by the largest magnitude.
@@ -41,7 +42,7 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
     """Quantizes `x`, any shape that has the `axes`."""
     del progress, variables
     limit = 2 ** (self.bits - 1) - 1
-    over = _base.other_axes(x.ndim, self.axes)
+    over = _parts.other_axes(x.ndim, self.axes)
     wide = x.astype(jnp.float32)
     largest = jax.lax.stop_gradient(jnp.abs(wide).max(over, keepdims=True))
     scale = jnp.where(largest > 0, largest, 1.0) / limit

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbin import estimators, schedules
-from jbin.quantizers import _base
+from jbin import estimators, references, schedules
+from jbin.quantizers import _base, _parts
 
 EPS = float(np.finfo(np.float32).eps)
 EDGE = 1 - 2.0**-7  # the share of the bound inside which gradients pass
@@ -87,6 +87,7 @@ def integer(
 
 
 @_base.REGISTRY.register
+@references.cites("pokebnn")
 @dataclasses.dataclass(frozen=True)
 class poke_activation(_base.Quantizer):  # noqa: N801 - called like a function
   """Binary activations with a constant bound (PokeBNN).
@@ -118,6 +119,7 @@ class poke_activation(_base.Quantizer):  # noqa: N801 - called like a function
 
 
 @_base.REGISTRY.register
+@references.cites("pokebnn")
 @dataclasses.dataclass(frozen=True)
 class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
   """Weights of 1 to 8 bits, bounded by their largest in each output channel.
@@ -128,18 +130,12 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
   Attributes:
     bits: the width, 1 to 8.
-    start: the progress from which weights are quantized; floats before.
 
+  The paper quantizes weights late: `delayed(poke_weight(1), start)`.
   Reference: Zhang et al., 2022 (arXiv 2112.00133); AQT's legacy code.
   """
 
   bits: int = 1
-  start: float = 0.0
-
-  @property
-  def scheduled(self) -> bool:
-    """Whether quantization starts later than training."""
-    return self.start > 0
 
   def __call__(
     self,
@@ -149,17 +145,14 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
     **variables: jax.Array,
   ) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    del variables
-    over = _base.other_axes(x.ndim, (-1,))
+    del progress, variables
+    over = _parts.other_axes(x.ndim, (-1,))
     bound = jnp.abs(x.astype(jnp.float32)).max(over, keepdims=True)
-    on = binary(x, bound) if self.bits == 1 else integer(x, bound, self.bits)
-    if not self.scheduled:
-      return on
-    active = schedules.value(schedules.switch(self.start), progress) > 0
-    return _base.gate(active, on, x)
+    return binary(x, bound) if self.bits == 1 else integer(x, bound, self.bits)
 
 
 @_base.REGISTRY.register
+@references.cites("pokebnn")
 @dataclasses.dataclass(frozen=True)
 class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
   """Activations of 2 to 8 bits whose bounds are measured, then frozen.
@@ -197,8 +190,11 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     """True: the bounds are set at a certain progress."""
     return True
 
-  def statistics(self, channels: int) -> Mapping[str, jax.Array]:
+  def statistics(
+    self, channels: int, x: jax.Array | None = None
+  ) -> Mapping[str, jax.Array]:
     """Zeros, and bounds of -1, which say "not set yet"."""
+    del x
     size = channels if self.per_channel else 1
     zeros = {name: jnp.zeros(size, jnp.float32) for name in STATISTICS}
     return {"bounds": jnp.full(size, -1.0, jnp.float32), **zeros}
@@ -212,7 +208,7 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
   ) -> Mapping[str, jax.Array]:
     """Running statistics after `x`, and the bounds once they are due."""
     x = jax.lax.stop_gradient(x).astype(jnp.float32)
-    over = _base.other_axes(x.ndim, (-1,) if self.per_channel else ())
+    over = _parts.other_axes(x.ndim, (-1,) if self.per_channel else ())
     there = x != 0
     count = there.sum(over)
     some = jnp.maximum(count, 1)

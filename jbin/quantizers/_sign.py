@@ -6,11 +6,12 @@ import dataclasses
 
 import jax
 
-from jbin import estimators, schedules
+from jbin import estimators, references, schedules
 from jbin.quantizers import _base
 
 
 @_base.REGISTRY.register
+@references.cites("binarynet")
 @dataclasses.dataclass(frozen=True)
 class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
   """The sign, scale 1 (BinaryNet: weights and activations).

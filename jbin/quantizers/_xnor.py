@@ -6,11 +6,12 @@ import dataclasses
 
 import jax
 
-from jbin import estimators
-from jbin.quantizers import _base
+from jbin import estimators, references
+from jbin.quantizers import _base, _parts
 
 
 @_base.REGISTRY.register
+@references.cites("xnornet")
 @dataclasses.dataclass(frozen=True)
 class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
   """Sign times the mean magnitude of each channel (XNOR-Net).
@@ -44,8 +45,8 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
   ) -> _base.Quantized:
     """Scaled signs of `x`, any shape that has the `axes`."""
     del progress, variables
-    over = _base.other_axes(x.ndim, self.axes)
-    scale = _base.mean_magnitude(x, over)
+    over = _parts.other_axes(x.ndim, self.axes)
+    scale = _parts.mean_magnitude(x, over)
     codes = estimators.ste_sign(x, 1.0)
     return _base.make(
       codes,

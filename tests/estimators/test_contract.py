@@ -1,13 +1,11 @@
-"""What every estimator promises; a new one adds its rows to `ROWS`.
+"""What every estimator promises; a new one adds its rows to `rows.ROWS`.
 
 A row is an estimator with its options, and its value and gradient in plain
 numpy, of the same dtype, so that edges and ties are compared exactly.
 """
 
-import dataclasses
 import functools
 import importlib.util
-from collections.abc import Callable
 
 import hypothesis
 import jax
@@ -20,106 +18,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jbin import errors, estimators
+from tests.estimators.rows import ROWS, Array, sign
 
-Array = np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One estimator with its options, in formulas.
-
-  Attributes:
-    function: x -> y.
-    value: x -> y in numpy.
-    factor: x -> dy/dx in numpy.
-    zero: the value at 0 and -0.
-    edges: points where the formula has a case of its own.
-    second: x -> the second derivative, at points that are no edges.
-  """
-
-  function: Callable[[jax.Array], jax.Array]
-  value: Callable[[Array], Array]
-  factor: Callable[[Array], Array]
-  zero: float
-  edges: tuple[float, ...]
-  second: Callable[[Array], Array] = np.zeros_like
-
-
-def _sign(zero):
-  return lambda x: np.where(x > 0, 1.0, np.where(x < 0, -1.0, zero))
-
-
-def _ste(clip, zero=1.0, edge="closed"):
-  inside = np.less if edge == "open" else np.less_equal
-  return Row(
-    functools.partial(estimators.ste_sign, clip=clip, edge=edge, zero=zero),
-    _sign(zero),
-    lambda x: inside(abs(x), np.inf if clip is None else np.float32(clip)),
-    zero,
-    (0.0, 1.0 if clip is None else clip),
-  )
-
-
-def _poly(zero):
-  return Row(
-    functools.partial(estimators.approx_sign, zero=zero),
-    _sign(zero),
-    lambda x: np.maximum(2 - 2 * abs(x), 0),
-    zero,
-    (0.0, 1.0),
-    lambda x: np.where(abs(x) < 1, -2 * np.sign(x), 0),
-  )
-
-
-def _round(low, high, rounding="even", edge="closed", clip_first=True):
-  step = {
-    "even": np.round,
-    "up": lambda x: np.floor(x + np.asarray(0.5, x.dtype)),
-    "floor": np.floor,
-  }[rounding]
-  clip = lambda x: np.clip(
-    x, np.asarray(low, x.dtype), np.asarray(high, x.dtype)
-  )
-
-  def factor(x):
-    u = x if clip_first else step(x)
-    at_edge = {"closed": 1.0, "open": 0.0, "half": 0.5}[edge]
-    return np.where((u == low) | (u == high), at_edge, (low < u) & (u < high))
-
-  return Row(
-    functools.partial(
-      estimators.clipped_round,
-      low=low,
-      high=high,
-      rounding=rounding,
-      edge=edge,
-      clip_first=clip_first,
-    ),
-    lambda x: step(clip(x)) if clip_first else clip(step(x)),
-    factor,
-    0.0,
-    (low, high, low + 0.5, high - 0.5, 0.5, 1.5, 2.5, high + 0.5, high + 1),
-  )
-
-
-ROWS = {
-  "ste_sign": [
-    _ste(1.0),
-    _ste(1.0, edge="open"),
-    _ste(1.5, zero=-1.0),
-    _ste(None, zero=0.0),
-    _ste(0.0),
-    _ste(0.0, edge="open"),
-  ],
-  "approx_sign": [_poly(1.0), _poly(0.0)],
-  "clipped_round": [
-    _round(-7.0, 7.0),
-    _round(-7, 7, edge="open"),
-    _round(-7, 7, rounding="up", edge="half"),
-    _round(0, 15, rounding="floor", edge="half", clip_first=False),
-    _round(-3, 3, rounding="even", edge="closed", clip_first=False),
-  ],
-}
 MEMBERS = [
   pytest.param(row, id=f"{name}-{i}")
   for name, rows in ROWS.items()
@@ -167,10 +67,12 @@ def _jitted(row):
 
 def _check(row, x, g, y, dx, dtype=jnp.float32):
   wide, upstream = np.asarray(x, np.float32), np.asarray(g, np.float32)
-  np.testing.assert_array_equal(np.asarray(y, np.float32), row.value(wide))
+  value = row.value(wide)
+  at = row.value_rtol if dtype == jnp.float32 else 2**-7 * bool(row.value_rtol)
+  np.testing.assert_allclose(np.asarray(y, np.float32), value, rtol=at, atol=at)
   with np.errstate(over="ignore"):
     want = upstream * row.factor(wide)
-  tolerance = 1e-6 if dtype == jnp.float32 else 2**-7
+  tolerance = row.rtol if dtype == jnp.float32 else 2**-7
   np.testing.assert_allclose(
     np.asarray(dx, np.float32), want, rtol=tolerance, atol=1e-30
   )
@@ -277,7 +179,10 @@ def test_second_derivative(row):
     first = jax.grad(lambda x: row.function(x).sum())
     return jax.grad(lambda x: first(x).sum())(x)
 
-  np.testing.assert_array_equal(second(x), row.second(x))
+  want = row.second(x)
+  np.testing.assert_allclose(
+    second(x), want, rtol=20 * row.rtol, atol=20 * row.rtol * abs(want).max()
+  )
 
 
 @every_estimator
@@ -302,8 +207,8 @@ def test_the_residual_is_small(row):
   x = jnp.asarray(_points(row))
   _, pull = jax.vjp(row.function, x)
   kept = sum(leaf.nbytes for leaf in jax.tree.leaves(pull))
-  if row is ROWS["approx_sign"][0]:
-    assert kept == x.nbytes
+  if row.keeps == "x":
+    assert kept <= x.nbytes + 16  # and scalars
   else:
     assert kept <= x.size // 8 + 8
 
@@ -333,7 +238,7 @@ def test_ste_sign_with_an_array_of_windows(clip_shape):
       functools.partial(estimators.ste_sign, edge=edge), x, clip
     )
     dx, dclip = pull(g)
-    np.testing.assert_array_equal(y, _sign(1.0)(x))
+    np.testing.assert_array_equal(y, sign(1.0)(x))
     np.testing.assert_array_equal(dx, np.where(inside(abs(x), clip), g, 0))
     np.testing.assert_array_equal(dclip, np.zeros_like(clip))
 

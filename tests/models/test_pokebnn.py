@@ -61,14 +61,17 @@ def test_bits_of_the_layers():
   for path, (left, right) in bits.items():
     late = 0.0 if path == ("head",) else 0.25
     if path[0] != "blocks":
-      assert (left, right) == (eight, quantizers.poke_weight(8, start=late))
+      assert (left, right) == (
+        eight,
+        quantizers.delayed(quantizers.poke_weight(8), late),
+      )
     elif "se" in path:
       signed = path[-1] == "fc1"
       assert left == quantizers.ema_bounds(4, start=0.125, signed=signed)
-      assert right == quantizers.poke_weight(4, start=late)
+      assert right == quantizers.delayed(quantizers.poke_weight(4), late)
     else:
       assert left == quantizers.poke_activation(2.0)
-      assert right == quantizers.poke_weight(1, start=late)
+      assert right == quantizers.delayed(quantizers.poke_weight(1), late)
   assert len(bits) == 4 * 3 * 3 + 3
 
 

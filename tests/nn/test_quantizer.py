@@ -18,7 +18,7 @@ def _layer(start=0.0):
     3,
     8,
     input_quantizer=quantizers.ema_bounds(4, start=start),
-    kernel_quantizer=quantizers.poke_weight(1, start=0.5),
+    kernel_quantizer=quantizers.delayed(quantizers.poke_weight(1), 0.5),
     rngs=nnx.Rngs(0),
   )
 

@@ -44,7 +44,9 @@ RIGHT: dict[str, Make] = {
   "wide codes": quantizers.dorefa_weight(8),
   "eight bits": quantizers.absmax(8),
   "scale per first axis": quantizers.xnor((0,)),
-  "no codes": quantizers.poke_weight(1, start=0.0),
+  "no codes": lambda w: quantizers.gate(
+    jnp.asarray(True), quantizers.poke_weight(1)(w), w
+  ),
 }
 WIDE = ("unsigned 8 bits", "wide codes")
 

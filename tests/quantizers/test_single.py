@@ -44,8 +44,8 @@ def test_a_schedule_is_traced_once_and_equals_its_number(make):
     make(schedule)(x)
 
 
-def test_poke_weight_switches_without_recompiling():
-  quantizer = quantizers.poke_weight(1, start=7800 / 124800)
+def test_delayed_switches_without_recompiling():
+  quantizer = quantizers.delayed(quantizers.poke_weight(1), 7800 / 124800)
   run = jax.jit(lambda x, p: quantizer(x, progress=p).value)
   x = formulas.tensor()
   on = quantizers.poke_weight(1)(x).value

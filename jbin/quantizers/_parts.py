@@ -1,0 +1,141 @@
+"""What methods share: centring, standardizing, magnitudes, scaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jbin import errors
+
+_LARGE = 2**20  # elements
+
+
+@jax.custom_vjp
+def scale_through(codes: jax.Array, scale: jax.Array) -> jax.Array:
+  """`codes * scale`, the codes' gradient passing as if the scale were 1.
+
+  Forward `y = codes * scale`, in float32, cast to the dtype of `codes`;
+  backward `dcodes = dy`, `dscale = 0`. `scale` broadcasts with `codes`.
+  """
+  return (codes * scale).astype(codes.dtype)
+
+
+def _scale_forward(
+  codes: jax.Array, scale: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  return scale_through(codes, scale), scale
+
+
+def _scale_backward(
+  scale: jax.Array, g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  return g, jnp.zeros_like(scale)
+
+
+scale_through.defvjp(_scale_forward, _scale_backward)
+
+
+def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
+  """Mean of |x| over some axes, kept with length 1; float32, no gradient.
+
+  In a large kernel groups of eight rows are reduced by `|a| + |b|` first: XLA
+  on CPU writes |x| to memory before it sums it, but not for a combiner of our
+  own. (All rows at once would not do: such a reduction cannot be split over
+  devices, and an axis of eight never is.)
+  """
+  wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+  count = math.prod(x.shape[axis] for axis in over)
+  if 0 in over and x.size >= _LARGE and x.shape[0] % 8 == 0:
+    wide = jax.lax.reduce(
+      wide.reshape(-1, 8, *x.shape[1:]),
+      np.float32(0),
+      lambda a, b: jnp.abs(a) + jnp.abs(b),
+      (1,),
+    )
+  return jnp.abs(wide).sum(tuple(over), keepdims=True) / count
+
+
+def other_axes(ndim: int, kept: Sequence[int]) -> tuple[int, ...]:
+  """The axes of an array of rank `ndim` that are not `kept`.
+
+  Raises:
+    errors.UserError: if the array has no such axis.
+  """
+  if any(not -ndim <= axis < ndim for axis in kept):
+    raise errors.UserError(
+      f"a quantizer's axes {tuple(kept)} are not all axes of an array of rank"
+      f" {ndim}; count from 0, or from -1 backwards"
+    )
+  keep = {axis % ndim for axis in kept}
+  return tuple(axis for axis in range(ndim) if axis not in keep)
+
+
+def magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
+  """Mean of |x| over some axes, kept with length 1; float32, differentiable.
+
+  Backward `dx = dy * sign(x) / n` with `sign(0) = 0`, as PyTorch has it
+  (JAX's derivative of |x| at 0 is 1).
+  """
+  wide = x.astype(jnp.float32)
+  return (wide * jnp.sign(jax.lax.stop_gradient(wide))).mean(
+    tuple(over), keepdims=True
+  )
+
+
+def center(x: jax.Array, over: Sequence[int]) -> jax.Array:
+  """`x` minus its mean over some axes, which is differentiated too."""
+  return x - x.mean(tuple(over), keepdims=True)
+
+
+def standardize(
+  x: jax.Array,
+  over: Sequence[int],
+  *,
+  ddof: int = 1,
+  eps: float = 0.0,
+  centered: bool = True,
+) -> jax.Array:
+  """`(x - mean) / sqrt(var + eps)` over some axes, differentiated through.
+
+  Args:
+    x: floating; the arithmetic is in float32, the result in its dtype.
+    over: the axes of the mean and the variance.
+    ddof: 1 for the unbiased variance, 0 for that of the population.
+    eps: added to the variance. Where the variance is 0 the result is 0, with
+      gradient 0, whatever `eps` (the papers' code divides 0 by 0).
+    centered: whether the mean is taken off.
+  """
+  wide = x.astype(jnp.float32)
+  deviation = center(wide, over)
+  count = math.prod(x.shape[axis] for axis in over)
+  var = jnp.square(deviation).sum(tuple(over), keepdims=True)
+  var = var / max(count - ddof, 1) + eps
+  flat = var <= 0
+  inverse = jnp.where(flat, 0.0, jax.lax.rsqrt(jnp.where(flat, 1.0, var)))
+  return ((deviation if centered else wide) * inverse).astype(x.dtype)
+
+
+@jax.custom_vjp
+def scale_gradient(x: jax.Array, factor: jax.typing.ArrayLike) -> jax.Array:
+  """`x`, whose gradient is multiplied by `factor` (which gets none)."""
+  del factor
+  return x
+
+
+def _scale_gradient_forward(
+  x: jax.Array, factor: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.typing.ArrayLike]:
+  return x, factor
+
+
+def _scale_gradient_backward(
+  factor: jax.typing.ArrayLike, g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  return (g * factor).astype(g.dtype), jnp.zeros_like(factor)
+
+
+scale_gradient.defvjp(_scale_gradient_forward, _scale_gradient_backward)
