@@ -25,7 +25,9 @@ def cites(*keys: str) -> Callable[[M], M]:
 
 def of(member: Any) -> tuple[str, ...]:
   """The keys that a method (or an instance of it) cites; none is ()."""
-  return tuple(getattr(member, "references", ()))
+  keys = getattr(member, "references", ())
+  # Of a class that cites what an instance of it holds, nothing is known.
+  return () if isinstance(keys, property) else tuple(keys)
 
 
 @functools.cache

@@ -91,6 +91,32 @@ ROWS = {
       jumps=(0.4,),
     )
   ],
+  "quarter_cosine": [
+    Row(
+      lambda: schedules.quarter_cosine(1.0, 3.0),
+      lambda p: 3 - 2 * np.cos(np.pi * p / 2),
+    )
+  ],
+  "growth": [
+    Row(
+      lambda: schedules.growth(0.85, 0.99),
+      lambda p: 0.85 + 0.14 * (np.exp(p) - 1) / (np.e - 1),
+    )
+  ],
+  "staircase": [
+    Row(
+      lambda: schedules.staircase(9, 18),
+      lambda p: np.floor(9 + 9 * p),
+      ((0.0, 0.11), (0.12, 0.22), (0.9, 0.99)),
+      jumps=tuple(k / 9 for k in range(1, 9)),
+    ),
+    Row(
+      lambda: schedules.staircase(3, 1),
+      lambda p: np.floor(3 - 2 * p),
+      ((0.01, 0.49), (0.51, 0.99)),
+      jumps=(0.0, 0.5, 1.0),
+    ),
+  ],
 }
 MEMBERS = [
   pytest.param(row, id=f"{name}-{i}")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
-from jbin import errors, references, residuals
-from jbin.estimators import _base
-
-_EDGES = ("closed", "open")
+from jbin import references
+from jbin.estimators import _base, _window
 
 
 def sign(x: jax.Array, zero: float = 1.0) -> jax.Array:
@@ -26,41 +22,6 @@ def sign(x: jax.Array, zero: float = 1.0) -> jax.Array:
     return jnp.where(x > 0, one, -one)
   at_zero = jnp.asarray(zero, x.dtype)
   return jnp.where(x > 0, one, jnp.where(x < 0, -one, at_zero))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _ste_sign(
-  x: jax.Array, clip: jax.Array | None, edge: str, zero: float
-) -> jax.Array:
-  del clip, edge
-  return sign(x, zero)
-
-
-def _forward(
-  x: jax.Array, clip: jax.Array | None, edge: str, zero: float
-) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
-  if clip is None:
-    return sign(x, zero), (None, None)
-  size = jnp.abs(x)
-  inside = size < clip if edge == "open" else size <= clip
-  return sign(x, zero), (residuals.pack(inside), clip)
-
-
-def _backward(
-  edge: str,
-  zero: float,
-  kept: tuple[jax.Array | None, jax.Array | None],
-  g: jax.Array,
-) -> tuple[jax.Array, jax.Array | None]:
-  del edge, zero
-  inside, clip = kept
-  if inside is None or clip is None:
-    return g, None
-  passed = jnp.where(residuals.unpack_like(inside, g), g, jnp.zeros_like(g))
-  return passed, jnp.zeros_like(clip)
-
-
-_ste_sign.defvjp(_forward, _backward)
 
 
 @_base.REGISTRY.register
@@ -92,8 +53,4 @@ def ste_sign(
   Second derivative: 0. Reference: Hubara et al., Binarized Neural Networks,
   2016 (arXiv 1602.02830).
   """
-  if edge not in _EDGES:
-    raise errors.UnknownName("edge", edge, _EDGES)
-  if clip is not None:
-    clip = jnp.asarray(clip, jnp.float32)
-  return _ste_sign(x, clip, edge, zero)
+  return _window.pass_inside(x, sign(x, zero), clip, edge)

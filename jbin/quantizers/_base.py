@@ -119,9 +119,9 @@ def make(
     value = value.astype(dtype)
   if offset is not None:
     value = bits_lib.tag(value, bits)  # the sum ended the codes' tag
-  narrow = None
-  if exact:
-    narrow = jax.lax.stop_gradient(codes).astype(narrowest(levels))
+  if not exact:
+    return Quantized(value, None, None, bits, levels)
+  narrow = jax.lax.stop_gradient(codes).astype(narrowest(levels))
   scale, offset = (
     None if part is None else jax.lax.stop_gradient(part)
     for part in (scale, offset)
@@ -170,6 +170,20 @@ class Quantizer(abc.ABC):
 
   bits: int
   widths: ClassVar[tuple[int, int]] = (1, 8)
+
+  def __init_subclass__(cls, **kwargs: Any) -> None:
+    """Gives the subclass this class's `repr`; `dataclass` then leaves it."""
+    super().__init_subclass__(**kwargs)
+    cls.__repr__ = Quantizer.__repr__
+
+  def __repr__(self) -> str:
+    """The call that makes it, without arguments that are the defaults."""
+    given = [
+      f"{field.name}={getattr(self, field.name)!r}"
+      for field in dataclasses.fields(self)
+      if field.init and getattr(self, field.name) != field.default
+    ]
+    return f"{type(self).__name__}({', '.join(given)})"
 
   def __post_init__(self) -> None:
     """Checks the width; a list of axes, as JSON has it, becomes a tuple."""
@@ -257,3 +271,12 @@ class Quantizer(abc.ABC):
     return schedules.is_scheduled(
       *(getattr(self, field.name) for field in dataclasses.fields(self))
     )
+
+
+def required_key(quantizer: Quantizer, key: jax.Array | None) -> jax.Array:
+  """The key, for `parameters` of a `seeded` quantizer; an error without."""
+  if key is None:
+    raise errors.UserError(
+      f"{quantizer!r} draws its initial values; give parameters(..., key=...)"
+    )
+  return key

@@ -26,12 +26,15 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
   Attributes:
     bits: the width, 1 to 8.
+    scaled_sign: whether one bit is the paper's sign times mean |w|. False: it
+      follows the formula of k > 1, as Larq's code has it: +-1, and -1 at zero.
 
   Reference: Zhou et al., 2016 (arXiv 1606.06160). Differs from the paper in
   nothing that is known.
   """
 
   bits: int = 1
+  scaled_sign: bool = True
 
   def __call__(
     self,
@@ -42,7 +45,7 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
   ) -> _base.Quantized:
     """Quantizes weights `x` of any shape."""
     del progress, variables
-    if self.bits == 1:
+    if self.bits == 1 and self.scaled_sign:
       return _base.make(
         estimators.ste_sign(x, None),
         _parts.mean_magnitude(x, range(x.ndim)),
@@ -55,8 +58,9 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
     # All-zero weights: 0 / 1 in place of 0 / 0 puts them at v = 1/2.
     largest = jnp.where(largest > 0, largest, 1.0)
     steps = n * (squashed / (2 * largest) + 0.5)
-    # dsteps/dw carries n / 2; the value's scale 1 / n and the 2 undo it.
-    level = estimators.clipped_round(steps, 0.0, float(n))
+    # dsteps/dw carries n / 2; the value's scale 1 / n and the 2 undo it. A
+    # quarter of room: the largest, divided, may round to just outside.
+    level = estimators.clipped_round(steps, -0.25, n + 0.25)
     codes = 2 * level - n
     scale = jnp.full((1,) * x.ndim, 1 / n, jnp.float32)
     return _base.make(

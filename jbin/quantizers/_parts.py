@@ -12,6 +12,7 @@ import numpy as np
 from jbin import errors
 
 _LARGE = 2**20  # elements
+_NOISE = 1e-5  # of a mean: less is rounding
 
 
 @jax.custom_vjp
@@ -91,6 +92,19 @@ def center(x: jax.Array, over: Sequence[int]) -> jax.Array:
   return x - x.mean(tuple(over), keepdims=True)
 
 
+def _moments(
+  wide: jax.Array, over: Sequence[int], ddof: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Deviations from the mean, their variance, and where it is nothing."""
+  mean = wide.mean(tuple(over), keepdims=True)
+  deviation = wide - mean
+  count = math.prod(wide.shape[axis] for axis in over)
+  var = jnp.square(deviation).sum(tuple(over), keepdims=True)
+  var = var / max(count - ddof, 1)
+  # The mean of equal numbers is not quite equal to them.
+  return deviation, var, var <= jnp.square(_NOISE * jax.lax.stop_gradient(mean))
+
+
 def standardize(
   x: jax.Array,
   over: Sequence[int],
@@ -105,18 +119,27 @@ def standardize(
     x: floating; the arithmetic is in float32, the result in its dtype.
     over: the axes of the mean and the variance.
     ddof: 1 for the unbiased variance, 0 for that of the population.
-    eps: added to the variance. Where the variance is 0 the result is 0, with
-      gradient 0, whatever `eps` (the papers' code divides 0 by 0).
+    eps: added to the variance. If it is 0, where all entries are equal (to
+      1e-5 of their mean) the result is 0, with gradient 0; the papers' code
+      divides 0 by 0.
     centered: whether the mean is taken off.
   """
   wide = x.astype(jnp.float32)
-  deviation = center(wide, over)
-  count = math.prod(x.shape[axis] for axis in over)
-  var = jnp.square(deviation).sum(tuple(over), keepdims=True)
-  var = var / max(count - ddof, 1) + eps
-  flat = var <= 0
-  inverse = jnp.where(flat, 0.0, jax.lax.rsqrt(jnp.where(flat, 1.0, var)))
+  deviation, var, flat = _moments(wide, over, ddof)
+  if eps > 0:
+    inverse = jax.lax.rsqrt(var + eps)
+  else:
+    inverse = jnp.where(flat, 0.0, jax.lax.rsqrt(jnp.where(flat, 1.0, var)))
   return ((deviation if centered else wide) * inverse).astype(x.dtype)
+
+
+def spread(x: jax.Array, over: Sequence[int], *, ddof: int = 1) -> jax.Array:
+  """`sqrt(var)` over some axes, kept with length 1; float32, differentiable.
+
+  Where all entries are equal (as in `standardize`) it is 0, with gradient 0.
+  """
+  _, var, flat = _moments(x.astype(jnp.float32), over, ddof)
+  return jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, var)))
 
 
 @jax.custom_vjp
@@ -139,3 +162,49 @@ def _scale_gradient_backward(
 
 
 scale_gradient.defvjp(_scale_gradient_forward, _scale_gradient_backward)
+
+
+@jax.custom_vjp
+def _straight_through(x: jax.Array, y: jax.Array) -> jax.Array:
+  del x
+  return y
+
+
+def _straight_forward(x: jax.Array, y: jax.Array) -> tuple[jax.Array, None]:
+  del x
+  return y, None
+
+
+def _straight_backward(
+  _: None, g: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+  return g, None
+
+
+_straight_through.defvjp(_straight_forward, _straight_backward)
+
+
+def straight_through(x: jax.Array, y: jax.Array) -> jax.Array:
+  """`y`, whose gradient goes to `x` as it is (the identity estimator).
+
+  Forward `y` in the dtype of `x`; backward `dx = dy`, and none to what `y` is
+  made of. Both have one shape.
+  """
+  return _straight_through(x, jax.lax.stop_gradient(y).astype(x.dtype))
+
+
+def initial_magnitude(
+  x: jax.Array | None, kept: Sequence[int], shape: Sequence[int]
+) -> jax.Array:
+  """Mean of |x| over all axes but `kept`, as an array of `shape`, float32.
+
+  Without a tensor: sqrt(2 / pi), that of a standard normal one.
+  """
+  if x is None:
+    return jnp.full(shape, math.sqrt(2 / math.pi), jnp.float32)
+  return mean_magnitude(x, other_axes(x.ndim, kept)).reshape(shape)
+
+
+def along_last(values: jax.Array, ndim: int) -> jax.Array:
+  """One value for each channel, (C,), to broadcast with a tensor of rank."""
+  return jnp.reshape(values, (1,) * (ndim - 1) + (-1,))

@@ -21,10 +21,17 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
 
   Attributes:
     clip: the half width of the gradient's window; a number or a schedule.
+      None: no window.
+    edge: "closed", or "open": no gradient at `|x| = clip` itself, as BiBench's
+      linear layers of DoReFa and XNOR-Net++ have it for their inputs.
+    zero: the value at 0. PyTorch code has 0 there, which is no bit: products
+      then take the value, not codes.
   """
 
   bits: int = dataclasses.field(default=1, init=False, repr=False)
-  clip: schedules.Hyper = 1.0
+  clip: schedules.Hyper | None = 1.0
+  edge: estimators.Edge = "closed"
+  zero: float = 1.0
 
   def __call__(
     self,
@@ -35,6 +42,9 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
   ) -> _base.Quantized:
     """Signs of `x`, any shape."""
     del variables
-    clip = schedules.value(self.clip, progress)
-    codes = estimators.ste_sign(x, clip)
-    return _base.make(codes, None, bits=1, levels=(-1, 1))
+    clip = None
+    if self.clip is not None:
+      clip = schedules.value(self.clip, progress)
+    codes = estimators.ste_sign(x, clip, edge=self.edge, zero=self.zero)
+    exact = abs(self.zero) == 1
+    return _base.make(codes, None, bits=1, levels=(-1, 1), exact=exact)

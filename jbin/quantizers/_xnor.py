@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
-from jbin import estimators, references
+from jbin import errors, estimators, references
 from jbin.quantizers import _base, _parts
+
+_GRADIENTS = ("ste", "paper", "exact")
 
 
 @_base.REGISTRY.register
@@ -26,15 +31,54 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
       of a kernel. (0,): each example of an activation, as XNOR-Net scales its
       inputs. (): one scale for the tensor.
     keep_scale: whether the gradient carries the factor `s`.
+    center: whether `x` is first put around its mean over the same axes as
+      those of `s`, which the gradient sees too.
+    edge: "closed", or "open": no gradient at `|x| = 1` itself.
+    zero: the value at 0, before the scale. PyTorch code has 0 there, which is
+      no bit: products then take the value, not codes.
+    gradient: "ste", as above; "paper", `dx = dy * (s [|x| <= 1] + 1/n)` with n
+      the entries that share `s`; or "exact", s differentiated too:
+      `dx = dy * s [|x| <= 1] + sign(x) sum(dy sign(x)) / n`. The paper's
+      window is open. `keep_scale` is part of the last two.
+
+  BiBench's layers: kernels of convolutions are `xnor()` with XNOR-Net, DoReFa,
+  Bi-Real and ReActNet, and XNOR-Net's inputs `xnor((0,))`. Linear kernels are
+  `xnor(keep_scale=True, edge="open")` with DoReFa; with XNOR-Net they are
+  `xnor(keep_scale=True, center=True)`, inputs `xnor((0,), keep_scale=True)`.
 
   Reference: Rastegari et al., 2016 (arXiv 1603.05279). Differs from the paper
-  in: the gradient as BiBench's code has it (`keep_scale=False`; the paper adds
-  `1/n`); inputs have one scale for each example, not the map K.
+  in: the gradient as BiBench's code has it (`keep_scale=False`, and
+  `gradient="ste"`); inputs have one scale for each example, not the map K.
+
+  Raises:
+    errors.UserError: if the gradient is none of these.
   """
 
   bits: int = dataclasses.field(default=1, init=False, repr=False)
   axes: tuple[int, ...] = (-1,)
   keep_scale: bool = False
+  center: bool = False
+  edge: estimators.Edge = "closed"
+  zero: float = 1.0
+  gradient: Literal["ste", "paper", "exact"] = "ste"
+
+  def __post_init__(self) -> None:
+    """Checks the gradient's name."""
+    super().__post_init__()
+    if self.gradient not in _GRADIENTS:
+      raise errors.UnknownName("gradient", self.gradient, _GRADIENTS)
+
+  def _codes(
+    self, x: jax.Array, scale: jax.Array, count: int
+  ) -> tuple[jax.Array, bool]:
+    """The signs, and whether they leave their gradient's scale to `make`."""
+    if self.gradient != "paper":
+      codes = estimators.ste_sign(x, 1.0, edge=self.edge, zero=self.zero)
+      return codes, self.keep_scale or self.gradient == "exact"
+    codes = estimators.ste_sign(x, None, zero=self.zero)
+    size = jnp.abs(jax.lax.stop_gradient(x))
+    inside = size < 1 if self.edge == "open" else size <= 1
+    return _parts.scale_gradient(codes, scale * inside + 1 / count), False
 
   def __call__(
     self,
@@ -46,13 +90,19 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     """Scaled signs of `x`, any shape that has the `axes`."""
     del progress, variables
     over = _parts.other_axes(x.ndim, self.axes)
-    scale = _parts.mean_magnitude(x, over)
-    codes = estimators.ste_sign(x, 1.0)
+    dtype = x.dtype
+    if self.center:
+      x = _parts.center(x.astype("float32"), over)
+    exact = self.gradient == "exact"
+    scale = (_parts.magnitude if exact else _parts.mean_magnitude)(x, over)
+    count = math.prod(x.shape[axis] for axis in over)
+    codes, keep_scale = self._codes(x, scale, count)
     return _base.make(
       codes,
       scale,
       bits=1,
       levels=(-1, 1),
-      dtype=x.dtype,
-      keep_scale=self.keep_scale,
+      dtype=dtype,
+      keep_scale=keep_scale,
+      exact=abs(self.zero) == 1,
     )

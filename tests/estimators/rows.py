@@ -1,46 +1,14 @@
 """The table: every estimator with its options, in plain numpy."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from jbin import estimators
+from tests.estimators import rows_classic, rows_fourier, rows_schedules
+from tests.estimators.row import Array, Row, sign
 
-Array = np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Row:
-  """One estimator with its options, in formulas.
-
-  Attributes:
-    function: x -> y.
-    value: x -> y in numpy.
-    factor: x -> dy/dx in numpy.
-    zero: the value at 0 and -0.
-    edges: points where the formula has a case of its own.
-    second: x -> the second derivative, at points that are no edges.
-    keeps: what the backward pass keeps: "bits", or the input ("x").
-    rtol: of the gradient in float32.
-    value_rtol: of the value; 0: exact.
-  """
-
-  function: Callable[[jax.Array], jax.Array]
-  value: Callable[[Array], Array]
-  factor: Callable[[Array], Array]
-  zero: float
-  edges: tuple[float, ...]
-  second: Callable[[Array], Array] = np.zeros_like
-  keeps: str = "bits"
-  rtol: float = 1e-6
-  value_rtol: float = 0.0
-
-
-def sign(zero):
-  return lambda x: np.where(x > 0, 1.0, np.where(x < 0, -1.0, zero))
+__all__ = ["ROWS", "Array", "Row", "sign"]
 
 
 def _ste(clip, zero=1.0, edge="closed"):
@@ -114,4 +82,7 @@ ROWS: dict[str, list[Row]] = {
     _round(0, 15, rounding="floor", edge="half", clip_first=False),
     _round(-3, 3, rounding="even", edge="closed", clip_first=False),
   ],
+  **rows_schedules.rows(),
+  **rows_classic.rows(),
+  **rows_fourier.rows(),
 }

@@ -53,3 +53,22 @@ def vjp_of(module, x, g):
     return y, new, *back(g)
 
   return run(params, rest, jnp.asarray(x), jnp.asarray(g))
+
+
+class Reader(dict[str, np.ndarray]):
+  """A file's arrays, which remembers what was read."""
+
+  def __init__(self, arrays: Vectors):
+    super().__init__(arrays)
+    self.unread = set(arrays)
+
+  def __getitem__(self, key):
+    self.unread.discard(key)
+    return super().__getitem__(key)
+
+  def get(self, key, default=None):
+    self.unread.discard(key)
+    return super().get(key, default)
+
+  def all_read(self):
+    assert not self.unread, f"no check reads {sorted(self.unread)}"

@@ -23,28 +23,46 @@ def over(x, kept):
   return tuple(a for a in range(x.ndim) if a not in [k % x.ndim for k in kept])
 
 
-def sign(x):
-  return np.where(x >= 0, np.float32(1), np.float32(-1))
+def sign(x, zero=1.0):
+  if zero == 1.0:
+    return np.where(x >= 0, np.float32(1), np.float32(-1))
+  return np.where(x > 0, 1.0, np.where(x < 0, -1.0, zero)).astype(np.float32)
 
 
-def plain(clip):
-  return lambda x: (sign(x), abs(x) <= np.float32(clip))
+def plain(clip, edge="closed", zero=1.0):
+  inside = np.less if edge == "open" else np.less_equal
+  return lambda x: (sign(x, zero), inside(abs(x), np.float32(clip)))
 
 
-def xnor(kept, keep_scale=False):
+def xnor(kept, keep_scale=False, edge="closed", zero=1.0):
   def formula(x):
     s = abs(x).mean(over(x, kept), keepdims=True, dtype=np.float64)
-    inside = abs(x) <= 1
-    return s * sign(x), inside * (s if keep_scale else 1.0)
+    inside = abs(x) < 1 if edge == "open" else abs(x) <= 1
+    return s * sign(x, zero), inside * (s if keep_scale else 1.0)
 
   return formula
 
 
-def dorefa_weight(k):
+def xnor_centered(kept, keep_scale):
+  def formula(x):
+    axes = over(x, kept)
+    v = x - x.mean(axes, keepdims=True, dtype=np.float64)
+    s = abs(v).mean(axes, keepdims=True)
+
+    def pull(g):
+      dv = g * (abs(v) <= 1) * (s if keep_scale else 1.0)
+      return dv - dv.mean(axes, keepdims=True)
+
+    return s * sign(v), pull
+
+  return formula
+
+
+def dorefa_weight(k, scaled_sign=True):
   n = 2**k - 1
 
   def formula(x):
-    if k == 1:
+    if k == 1 and scaled_sign:
       return abs(x).mean(dtype=np.float64) * sign(x), np.ones_like(x)
     t = np.tanh(x)
     largest = abs(t).max() or np.float32(1)
@@ -60,20 +78,6 @@ def dorefa_activation(k):
     np.round(n * np.clip(x, 0, 1)) / n,
     (x >= 0) & (x * n <= n),
   )
-
-
-def absmax(p, kept):
-  limit = 2 ** (p - 1) - 1
-
-  def formula(x):
-    s = abs(x).max(over(x, kept), keepdims=True) / np.float32(limit)
-    s = np.where(s > 0, s, 1)
-    steps = x / s
-    # XLA multiplies by 1 / limit, so a tie may go either way.
-    tie = abs(abs(steps) % 1 - 0.5) < 1e-5
-    return np.where(tie, np.nan, s * np.round(steps)), np.ones_like(x)
-
-  return formula
 
 
 def poke_binary(bound):

@@ -14,6 +14,9 @@ from tests.quantizers.formulas import SHAPE
 SCHEDULED = {
   "sign.clip": quantizers.sign,
   "poke_activation.bound": quantizers.poke_activation,
+  "ste_tern.threshold": quantizers.ste_tern,
+  "swish_sign.beta": quantizers.swish_sign,
+  "twn.threshold": lambda share: quantizers.twn(threshold=share),
 }
 
 
@@ -38,7 +41,7 @@ def test_a_schedule_is_traced_once_and_equals_its_number(make):
     got = scheduled(x, np.float32(progress))
     want = pair(make(2.0 - progress), x)
     for mine, number in zip(got, want, strict=True):
-      np.testing.assert_allclose(mine, number, rtol=1e-6)
+      np.testing.assert_allclose(mine, number, rtol=1e-6, atol=1e-7)
   assert len(traces) == 1
   with pytest.raises(errors.UserError, match="needs a progress"):
     make(schedule)(x)

@@ -1,5 +1,28 @@
 """The table: every quantizer's rows; one file of rows for each theme."""
 
-from tests.quantizers.rows import basic
+from tests.quantizers.rows import (
+  adaptive,
+  bases,
+  basic,
+  bibench,
+  classic,
+  clipped,
+  integer,
+  learned_step,
+  sharpening,
+  transformers,
+)
 
-ROWS = {name: rows for theme in (basic,) for name, rows in theme.rows().items()}
+THEMES = (
+  adaptive,
+  bases,
+  basic,
+  bibench,
+  classic,
+  clipped,
+  integer,
+  learned_step,
+  sharpening,
+  transformers,
+)
+ROWS = {name: rows for theme in THEMES for name, rows in theme.rows().items()}

@@ -1,9 +1,12 @@
-"""BinaryNet, XNOR-Net, DoReFa, PokeBNN, symmetric integers."""
+"""BinaryNet, XNOR-Net, DoReFa, PokeBNN."""
+
+import numpy as np
 
 from jbin import quantizers, schedules
 from tests.quantizers import formulas
 from tests.quantizers.formulas import CHANNEL, EXAMPLE, TENSOR
 from tests.quantizers.row import Row
+from tests.quantizers.rows import classic
 
 
 def rows():
@@ -16,24 +19,41 @@ def rows():
     "sign": [
       Row(q.sign(), formulas.plain(1.0)),
       Row(q.sign(half), formulas.plain(1.5), progress=0.5),
+      Row(q.sign(1.0, "open", -1.0), formulas.plain(1.0, "open", -1.0)),
+      Row(q.sign(None), formulas.plain(np.inf)),
+      Row(
+        q.sign(zero=0.0), formulas.plain(1.0, zero=0.0), coded=False, levels=3
+      ),
     ],
     "xnor": [
       Row(q.xnor(), formulas.xnor(CHANNEL), CHANNEL),
       Row(q.xnor(EXAMPLE, True), formulas.xnor(EXAMPLE, True), EXAMPLE),
       Row(q.xnor(TENSOR), formulas.xnor(TENSOR)),
       Row(q.xnor((0, 1, 2)), formulas.xnor((0, 1, 2)), (0, 1, 2)),
+      Row(
+        q.xnor(keep_scale=True, edge="open", zero=0.0),
+        formulas.xnor(CHANNEL, True, "open", 0.0),
+        CHANNEL,
+        coded=False,
+        levels=3,
+      ),
+      *(
+        Row(
+          q.xnor(kept, keep, center=True),
+          formulas.xnor_centered(kept, keep),
+          kept,
+        )
+        for kept, keep in ((CHANNEL, True), (EXAMPLE, False))
+      ),
+      *classic.xnor(),
     ],
     "dorefa_weight": [
-      Row(q.dorefa_weight(k), formulas.dorefa_weight(k)) for k in (1, 2, 4, 8)
+      Row(q.dorefa_weight(k, plain), formulas.dorefa_weight(k, plain))
+      for k, plain in ((1, True), (2, True), (4, True), (8, True), (1, False))
     ],
     "dorefa_activation": [
       Row(q.dorefa_activation(k), formulas.dorefa_activation(k))
       for k in (1, 2, 8)
-    ],
-    "absmax": [
-      Row(q.absmax(8), formulas.absmax(8, CHANNEL), CHANNEL),
-      Row(q.absmax(4, EXAMPLE), formulas.absmax(4, EXAMPLE), EXAMPLE),
-      Row(q.absmax(2, TENSOR), formulas.absmax(2, TENSOR)),
     ],
     "poke_activation": [
       Row(q.poke_activation(), formulas.poke_binary(3.0)),

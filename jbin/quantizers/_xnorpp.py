@@ -1,0 +1,68 @@
+"""XNOR-Net++: signs with a learned scale."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jbin import estimators, references
+from jbin.quantizers import _base, _parts
+
+
+@_base.REGISTRY.register
+@references.cites("xnornetpp")
+@dataclasses.dataclass(frozen=True)
+class xnorpp(_base.Quantizer):  # noqa: N801 - named as a function is called
+  """Sign times a learned scale of each output channel (XNOR-Net++: kernels).
+
+  Forward `y = s * sign(w)`, one `s` for each entry of the last axis; backward
+  `dw = dy * s * [|w| <= 1]`, `ds = sum dy * sign(w)` over the other axes.
+  At zero: `+s`. Activations are `sign()`.
+
+  Attributes:
+    edge: "closed", or "open": no gradient at `|w| = 1` itself, as BiBench's
+      linear layers have it for their inputs.
+    zero: the value at 0, before the scale. PyTorch code has 0 there, which is
+      no bit: products then take the value, not codes.
+
+  Learned: `scale` (C,), ones at first. The paper's factors for each row and
+  column of the output are no property of a kernel: a layer has those.
+
+  Reference: Bulat and Tzimiropoulos, 2019 (arXiv 1909.13863).
+  """
+
+  bits: int = dataclasses.field(default=1, init=False, repr=False)
+  edge: estimators.Edge = "closed"
+  zero: float = 1.0
+
+  def parameters(
+    self,
+    channels: int,
+    x: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> Mapping[str, jax.Array]:
+    """Ones."""
+    del x, key
+    return {"scale": jnp.ones(channels, jnp.float32)}
+
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    progress: jax.Array | None = None,
+    **variables: jax.Array,
+  ) -> _base.Quantized:
+    """Scaled signs of a kernel `x` whose last axis is the output channel."""
+    del progress
+    return _base.make(
+      estimators.ste_sign(x, 1.0, edge=self.edge, zero=self.zero),
+      _parts.along_last(variables["scale"], x.ndim),
+      bits=1,
+      levels=(-1, 1),
+      dtype=x.dtype,
+      keep_scale=True,
+      exact=abs(self.zero) == 1,
+    )

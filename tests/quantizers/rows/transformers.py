@@ -1,0 +1,151 @@
+"""Weights of BiT, BitNet, BiViT, BiBERT, FBI-Linear; BitNet's activations."""
+
+import numpy as np
+
+from jbin import quantizers
+from tests.quantizers import formulas
+from tests.quantizers.formulas import CHANNEL, EXAMPLE, TENSOR
+from tests.quantizers.row import Row
+
+TOKEN = (0, 1)
+
+
+def sign(x, zero):
+  return np.where(x > 0, 1.0, np.where(x < 0, -1.0, zero))
+
+
+def mean(x, kept=TENSOR):
+  over = formulas.over(x, kept)
+  return x.mean(over, keepdims=True, dtype=np.float64)
+
+
+def about_mean(kept, zero):
+  return lambda x: (
+    mean(abs(x), kept) * sign(x - mean(x), zero),
+    np.ones_like(x),
+  )
+
+
+def ternary(x):
+  m = max(float(mean(abs(x)).squeeze()), 1e-5)
+  return m * np.clip(np.round(x / m), -1, 1), np.ones_like(x)
+
+
+def token_integers(top, clip, over=-1):
+  def formula(x):
+    largest = np.maximum(abs(x).max(over, keepdims=True), np.float32(1e-5))
+    scale = np.float32(top) / largest
+    steps = x * scale
+    tie = abs(abs(steps) % 1 - 0.5) < 1e-5
+    codes = np.round(np.clip(steps, -top + clip, top - clip))
+    return np.where(tie, np.nan, codes / scale), np.ones_like(x)
+
+  return formula
+
+
+def rows_about_mean(kept, inside, *, zero=1.0, scaled, learned=False):
+  """BiViT and BiBERT: `inside` says of |v| where gradients pass."""
+
+  def formula(x):
+    over, s = formulas.over(x, kept), mean(abs(x), kept)
+    v = x - mean(x, kept)
+    signs = sign(v, zero)
+
+    def pull(g):
+      dv = g * inside(abs(v)) * (s if scaled else 1.0)
+      return dv - dv.mean(over, keepdims=True)
+
+    pulls = {"alpha": lambda g: (g * signs).sum(over)} if learned else {}
+    return s * signs, pull, pulls
+
+  return formula
+
+
+def fbi(kept, zero=1.0):
+  def formula(x):
+    over = formulas.over(x, kept)
+    beta = mean(x, kept)
+    alpha = mean(abs(x - beta), kept)
+    signs = sign(x, zero)
+    pulls = {
+      "alpha": lambda g: (g * signs).sum(over),
+      "beta": lambda g: g.sum(over),
+    }
+    return alpha * signs + beta, lambda g: g * alpha, pulls
+
+  return formula
+
+
+def below(v):
+  return v < 1
+
+
+def up_to(v):
+  return v <= 1
+
+
+def rows():
+  q = quantizers
+  bivit = rows_about_mean(CHANNEL, below, scaled=True, learned=True)
+  return {
+    "bit_weight": [
+      Row(q.bit_weight(), about_mean(TENSOR, 1.0)),
+      Row(q.bit_weight(per_channel=True), about_mean(CHANNEL, 1.0), CHANNEL),
+      # A tensor without its own mean among its entries has no zero.
+      Row(q.bit_weight(zero=0.0), about_mean(TENSOR, 0.0), coded=False),
+    ],
+    "bitnet_weight": [
+      Row(q.bitnet_weight(), about_mean(TENSOR, -1.0)),
+      Row(q.bitnet_weight(zero=1.0), about_mean(TENSOR, 1.0)),
+    ],
+    "bitnet158_weight": [Row(q.bitnet158_weight(), ternary, levels=3)],
+    "bitnet_activation": [
+      Row(q.bitnet_activation(), token_integers(127, 0.0), TOKEN),
+      Row(q.bitnet_activation(4), token_integers(7, 0.0), TOKEN),
+      Row(q.bitnet_activation(8, True), token_integers(128, 1e-5), TOKEN),
+      Row(q.bitnet_activation(8, True, False), token_integers(128, 1e-5, None)),
+    ],
+    "bivit_weight": [
+      Row(q.bivit_weight(), bivit, CHANNEL),
+      Row(
+        q.bivit_weight(learned=False),
+        rows_about_mean(CHANNEL, below, scaled=True),
+        CHANNEL,
+      ),
+      Row(
+        q.bivit_weight(zero=0.0),
+        rows_about_mean(CHANNEL, below, zero=0.0, scaled=True, learned=True),
+        CHANNEL,
+        coded=False,
+        levels=3,
+      ),
+    ],
+    "bibert_weight": [
+      Row(
+        q.bibert_weight(),
+        rows_about_mean(CHANNEL, up_to, scaled=False),
+        CHANNEL,
+      ),
+      Row(
+        q.bibert_weight(EXAMPLE),
+        rows_about_mean(EXAMPLE, up_to, scaled=False),
+        EXAMPLE,
+      ),
+      Row(
+        q.bibert_weight(zero=0.0),
+        rows_about_mean(CHANNEL, up_to, zero=0.0, scaled=False),
+        CHANNEL,
+        coded=False,
+        levels=3,
+      ),
+    ],
+    # An offset keeps the codes from products.
+    "fbi_weight": [
+      Row(q.fbi_weight(), fbi((-2,)), (-2,), coded=False),
+      Row(q.fbi_weight("row"), fbi(CHANNEL), CHANNEL, coded=False),
+      Row(q.fbi_weight("single"), fbi(TENSOR), coded=False),
+      Row(
+        q.fbi_weight(zero=0.0), fbi((-2,), 0.0), (-2,), coded=False, levels=3
+      ),
+    ],
+  }
