@@ -1,23 +1,42 @@
 """NNX layers that take quantizers; without them they are Flax's own."""
 
-from jbin.nn._activation import DPReLU
+from jbin.nn._activation import DPReLU, Maxout, RPReLU
+from jbin.nn._attention import DotProductAttention
 from jbin.nn._conv import Conv
+from jbin.nn._conv_transpose import ConvTranspose
+from jbin.nn._latents import latents
 from jbin.nn._linear import Einsum, Embed, Linear
+from jbin.nn._linear_general import LinearGeneral
 from jbin.nn._norm import BatchNorm
-from jbin.nn._quantizer import Quantizer, QuantizerStat, calibrate
+from jbin.nn._output_scale import SpatialScale, XnorMap
+from jbin.nn._quantizer import (
+  Quantizer,
+  QuantizerSeen,
+  QuantizerStat,
+  calibrate,
+)
 from jbin.nn._reshape_add import reshape_add
 from jbin.nn._squeeze_excite import SqueezeExcite
 
 __all__ = [
   "BatchNorm",
   "Conv",
+  "ConvTranspose",
   "DPReLU",
+  "DotProductAttention",
   "Einsum",
   "Embed",
   "Linear",
+  "LinearGeneral",
+  "Maxout",
   "Quantizer",
+  "QuantizerSeen",
   "QuantizerStat",
+  "RPReLU",
+  "SpatialScale",
   "SqueezeExcite",
+  "XnorMap",
   "calibrate",
+  "latents",
   "reshape_add",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,10 @@ from flax import nnx
 from jbin import errors, products
 from jbin.nn import _linear, _quantizer
 from jbin.quantizers import Quantized, Quantizer
+
+# (result, input, layer) -> result; (N, spatial..., O) and (N, spatial..., C).
+OutputScale = Callable[[jax.Array, jax.Array, Any], jax.Array]
+_BESIDE = "a quantizer or an output_scale"
 
 
 def _wrapped(
@@ -33,12 +37,29 @@ def _wrapped(
   return dataclasses.replace(x, value=pad(x.value), codes=codes, scale=scale)
 
 
+def each(option: int | Sequence[int] | None, axes: int) -> tuple[int, ...]:
+  """An option that may be one number, or None for 1, for each spatial axis."""
+  if option is None or isinstance(option, int):
+    return (option or 1,) * axes
+  return tuple(option)
+
+
+def pairs(padding: Any, axes: int) -> Any:
+  """Flax's ways to write padding: a name, or (low, high) for each axis."""
+  if isinstance(padding, str):
+    return padding
+  if isinstance(padding, int):
+    return [(padding, padding)] * axes
+  return [(p, p) if isinstance(p, int) else tuple(p) for p in padding]
+
+
 class Conv(nnx.Conv):
   """`nnx.Conv` that can quantize its input and its kernel.
 
   Without quantizers it is `nnx.Conv`, bit for bit. With them
   `y = Q_x(x) * Q_w(kernel) + bias`; the product works on the codes, and
-  padding is the number 0, as in the papers' code.
+  padding is the number 0, as in the papers' code. An `output_scale` comes
+  between the product and the bias.
   """
 
   def __init__(
@@ -50,6 +71,7 @@ class Conv(nnx.Conv):
     *,
     input_quantizer: Quantizer | None = None,
     kernel_quantizer: Quantizer | None = None,
+    output_scale: OutputScale | None = None,
     grad_precision: products.GradPrecision = "float32",
     rngs: nnx.Rngs,
     **kwargs: Any,
@@ -63,6 +85,9 @@ class Conv(nnx.Conv):
       strides: one number, or one for each spatial axis.
       input_quantizer: a `jbin.quantizers` member, or None.
       kernel_quantizer: the same for the kernel (spatial, in / groups, out).
+      output_scale: a module called with the convolution's result, its float
+        input (both with one batch axis) and this layer; it returns the result
+        that the bias is added to. `nn.SpatialScale`, `nn.XnorMap`.
       grad_precision: of the gradient products of quantized operands.
       rngs: as in `nnx.Conv`.
       **kwargs: as in `nnx.Conv`.
@@ -77,21 +102,23 @@ class Conv(nnx.Conv):
     self.kernel_quantizer = _quantizer.hold(
       kernel_quantizer, out_features, self.kernel[...], rngs
     )
-    if input_quantizer is not None or kernel_quantizer is not None:
-      _linear.refuse("Conv", {"mask": self.mask})
-      _linear.refuse_arithmetic("Conv", kwargs)
+    self.output_scale: OutputScale | None = (
+      nnx.data(None) if output_scale is None else output_scale
+    )
+    if self._altered:
+      _linear.refuse("Conv", {"mask": self.mask}, _BESIDE)
+      _linear.refuse_arithmetic("Conv", kwargs, _BESIDE)
 
-  def _each(self, option: int | Sequence[int] | None) -> tuple[int, ...]:
-    """An option that may be one number, for each spatial axis."""
-    if option is None or isinstance(option, int):
-      return (option or 1,) * len(self.kernel_size)
-    return tuple(option)
+  @property
+  def _altered(self) -> bool:
+    """Whether it does anything that Flax's layer does not."""
+    parts = (self.input_quantizer, self.kernel_quantizer, self.output_scale)
+    return any(part is not None for part in parts)
 
-  def _padded(
-    self, x: products.Operand, dilation: tuple[int, ...]
-  ) -> tuple[products.Operand, Any]:
+  def padded(self, x: products.Operand) -> tuple[products.Operand, Any]:
     """The input with the borders that are not zeros, and the zero padding."""
     padding = self.padding
+    dilation = each(self.kernel_dilation, len(self.kernel_size))
     reach = [
       (k - 1) * d for k, d in zip(self.kernel_size, dilation, strict=True)
     ]
@@ -105,39 +132,37 @@ class Conv(nnx.Conv):
           f"Conv: causal padding needs one spatial axis, not {len(reach)}"
         )
       return x, [(reach[0], 0)]
-    if isinstance(padding, int):
-      return x, [(padding, padding)] * len(reach)
-    if isinstance(padding, str):
-      return x, padding
-    return x, [(p, p) if isinstance(p, int) else tuple(p) for p in padding]
+    return x, pairs(padding, len(reach))
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """(batch..., spatial..., in_features) to (..., out_features)."""
-    if self.input_quantizer is None and self.kernel_quantizer is None:
+    if not self._altered:
       return super().__call__(inputs, out_sharding)
-    _linear.refuse("Conv", {"out_sharding": out_sharding})
-    item = len(self.kernel_size) + 1
+    _linear.refuse("Conv", {"out_sharding": out_sharding}, _BESIDE)
+    axes = len(self.kernel_size)
+    item = axes + 1
     if inputs.ndim < item or inputs.shape[-1] != self.in_features:
       raise errors.UserError(
-        f"Conv: expected (batch..., {item - 1} spatial axes,"
+        f"Conv: expected (batch..., {axes} spatial axes,"
         f" {self.in_features}), got {inputs.shape}"
       )
     batch = inputs.shape[:-item]
-    x = jnp.reshape(inputs, (-1, *inputs.shape[-item:]))
-    dilation = self._each(self.kernel_dilation)
-    x, kernel, dtype = _linear.operands(self, x, self.kernel[...])
-    x, padding = self._padded(x, dilation)
+    flat = jnp.reshape(inputs, (-1, *inputs.shape[-item:]))
+    x, kernel, dtype = _linear.operands(self, flat, self.kernel[...])
+    x, padding = self.padded(x)
     y = products.conv_general_dilated(
       x,
       kernel,
-      self._each(self.strides),
+      each(self.strides, axes),
       padding,
-      lhs_dilation=self._each(self.input_dilation),
-      rhs_dilation=dilation,
+      lhs_dilation=each(self.input_dilation, axes),
+      rhs_dilation=each(self.kernel_dilation, axes),
       feature_group_count=self.feature_group_count,
       precision=self.precision,
       grad_precision=self.grad_precision,
     )
+    if self.output_scale is not None:
+      y = self.output_scale(y, flat, self)
     if self.bias is not None:
       y += jnp.reshape(
         self.bias[...].astype(dtype), (1,) * (y.ndim - 1) + (-1,)

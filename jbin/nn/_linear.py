@@ -38,6 +38,7 @@ def operands(
 # Flax's hooks into the arithmetic that `products` takes over.
 _ARITHMETIC = (
   "dot_general",
+  "dot_general_cls",
   "einsum_op",
   "conv_general_dilated",
   "promote_dtype",
@@ -45,18 +46,21 @@ _ARITHMETIC = (
 )
 
 
-def refuse_arithmetic(layer: str, kwargs: Mapping[str, Any]) -> None:
+def refuse_arithmetic(
+  layer: str, kwargs: Mapping[str, Any], beside: str = "a quantizer"
+) -> None:
   """Refuses Flax's hooks among a quantized layer's arguments."""
-  refuse(layer, {name: kwargs.get(name) for name in _ARITHMETIC})
+  refuse(layer, {name: kwargs.get(name) for name in _ARITHMETIC}, beside)
 
 
-def refuse(layer: str, options: dict[str, Any]) -> None:
+def refuse(
+  layer: str, options: dict[str, Any], beside: str = "a quantizer"
+) -> None:
   """Refuses Flax options that a quantized layer would silently ignore."""
   for name, value in options.items():
     if value is not None:
       raise errors.UserError(
-        f"{layer}: {name} has no meaning with a quantizer; leave {name} out,"
-        " or the quantizers"
+        f"{layer}: {name} has no meaning with {beside}; leave one of them out"
       )
 
 

@@ -38,6 +38,7 @@ class Geometry:
     out_ndim: the result's rank.
     kind: "dot" or "conv".
     groups: feature groups, or the number of batched products.
+    spread: whether a convolution's input has zeros between its elements.
   """
 
   apply: Callable[[jax.Array, jax.Array, Any], jax.Array]
@@ -46,6 +47,7 @@ class Geometry:
   out_ndim: int
   kind: Literal["dot", "conv"]
   groups: int = 1
+  spread: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +152,7 @@ def _choose(
     contracted=contracted,
     columns=columns,
     groups=groups,
+    spread=geometry.spread,
     codes=(xs.codes.dtype, ws.codes.dtype),  # pyright: ignore[reportOptionalMemberAccess]
   )
 

@@ -32,6 +32,7 @@ def choose(
   columns: int,
   groups: int,
   codes: tuple[Any, Any],
+  spread: bool = False,
 ) -> Form:
   """The fastest exact form for a product of two arrays of codes.
 
@@ -42,6 +43,8 @@ def choose(
     columns: columns of the right operand (output channels).
     groups: feature groups, or batch size of a batched product.
     codes: the dtypes of the two operands' codes.
+    spread: whether zeros lie between the input's elements (`lhs_dilation`): no
+      tuned integer kernel does that.
   """
   int8 = all(dtype == jnp.int8 for dtype in codes)
   backend = jax.default_backend()
@@ -50,6 +53,7 @@ def choose(
       rows >= _LEAST_ROWS
       and min(contracted, columns) >= _LEAST_WIDTH
       and groups == 1
+      and not spread
     )
     return "int8" if int8 and large else "float32"
   # Integer convolutions are rare on GPUs, and a TPU's bfloat16 unit is exact

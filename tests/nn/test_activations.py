@@ -1,4 +1,7 @@
-"""DPReLU, squeeze-and-excite and the shortcut against plain numpy."""
+"""Two slopes, squeeze-and-excite and the shortcut against plain numpy."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,50 +17,135 @@ def _random(*shape):
   return np.random.default_rng(len(shape)).normal(size=shape).astype("f4")
 
 
-def test_dprelu():
-  layer = nn.DPReLU(3)
-  initial = [
-    layer.bias_x[...],
-    layer.bias_y[...],
-    layer.neg_slope[...],
-    layer.pos_slope[...],
-  ]
-  for value, want in zip(initial, (0, 0, 0.25, 1), strict=True):
+@dataclasses.dataclass(frozen=True)
+class Bend:
+  """An activation of two slopes: its names, and its formula in numpy.
+
+  Attributes:
+    make: of (features).
+    initial: name -> initial value.
+    parts: (x, values) -> (u, slope on the right, on the left, at the knee,
+      what is added).
+    gradients: (g, u, slope) -> name -> the gradient before it is summed.
+    mark: the operation's name in the cost report.
+  """
+
+  make: Callable[..., nnx.Module]
+  initial: Mapping[str, float]
+  parts: Callable[..., tuple]
+  gradients: Callable[..., Mapping[str, np.ndarray]]
+  mark: str
+
+
+BENDS = {
+  "DPReLU": Bend(
+    nn.DPReLU,
+    {"bias_x": 0, "bias_y": 0, "neg_slope": 0.25, "pos_slope": 1},
+    lambda x, v: (
+      x - v["bias_x"],
+      v["pos_slope"],
+      v["neg_slope"],
+      v["pos_slope"],
+      -v["bias_y"],
+    ),
+    lambda g, u, slope: {
+      "bias_x": -g * slope,
+      "bias_y": -g,
+      "neg_slope": g * u * (u < 0),
+      "pos_slope": g * u * (u > 0),
+    },
+    "bprelu",
+  ),
+  "RPReLU": Bend(
+    nn.RPReLU,
+    {"shift_in": 0, "slope": 0.25, "shift_out": 0},
+    lambda x, v: (
+      x + v["shift_in"],
+      np.float32(1),
+      v["slope"],
+      v["slope"],
+      v["shift_out"],
+    ),
+    lambda g, u, slope: {
+      "shift_in": g * slope,
+      "slope": g * u * (u < 0),
+      "shift_out": g,
+    },
+    "rprelu",
+  ),
+  "Maxout": Bend(
+    nn.Maxout,
+    {"neg_slope": 0.25, "pos_slope": 1},
+    lambda x, v: (
+      x,
+      v["pos_slope"],
+      v["neg_slope"],
+      np.float32(0),
+      np.float32(0),
+    ),
+    lambda g, u, slope: {
+      "neg_slope": g * u * (u < 0),
+      "pos_slope": g * u * (u > 0),
+    },
+    "maxout",
+  ),
+}
+bends = pytest.mark.parametrize("bend", BENDS.values(), ids=BENDS)
+
+
+@bends
+def test_two_slopes(bend):
+  layer = bend.make(3)
+  for name, want in bend.initial.items():
+    value = getattr(layer, name)[...]
     np.testing.assert_array_equal(value, np.full(3, want, np.float32))
-  names = ("bias_x", "bias_y", "neg_slope", "pos_slope")
-  values = [_random(3, 1, 1)[:, 0, 0] + i for i in range(4)]
-  for name, value in zip(names, values, strict=True):
+  values = {
+    name: _random(3, 1, 1)[:, 0, 0] + i for i, name in enumerate(bend.initial)
+  }
+  for name, value in values.items():
     getattr(layer, name)[...] = jnp.asarray(value)
   x, g = _random(2, 4, 5, 3), _random(2, 4, 5, 3)[::-1]
-  bias_x, bias_y, neg, pos = values
-  # On the knee itself the positive slope counts.
-  x[0, 0, 0] = bias_x
-  u = x - bias_x
+  # The knee itself.
+  x[0, 0, 0] = 0
+  x[0, 0, 0] = -bend.parts(x, values)[0][0, 0, 0]
+  u, right, left, knee, added = bend.parts(x, values)
+  assert (u[0, 0, 0] == 0).all()
+  slope = np.where(u > 0, right, np.where(u < 0, left, knee))
   graph, state = nnx.split(layer)
   y, pull = jax.vjp(lambda s, x: nnx.merge(graph, s)(x), state, x)
-  np.testing.assert_allclose(
-    y, np.where(u >= 0, pos, neg) * u - bias_y, rtol=1e-6, atol=1e-6
-  )
+  np.testing.assert_allclose(y, slope * u + added, rtol=1e-6, atol=1e-6)
   gradients, dx = pull(jnp.asarray(g))
-  slope = np.where(u >= 0, pos, neg)
   np.testing.assert_allclose(dx, g * slope, rtol=1e-6)
-  want = (-g * slope, -g, g * u * (u < 0), g * u * (u >= 0))
-  for name, value in zip(names, want, strict=True):
+  wanted = bend.gradients(g, u, slope)
+  assert set(wanted) == set(bend.initial)
+  for name, value in wanted.items():
     np.testing.assert_allclose(
       gradients[name][...], value.sum((0, 1, 2)), rtol=1e-4, atol=1e-5
     )
   ((said, aval),) = programs.tags(layer, x)
-  assert (said, aval.shape) == (bits.OpTag("bprelu", 1), x.shape)
+  assert (said, aval.shape) == (bits.OpTag(bend.mark, 1), x.shape)
 
 
+@bends
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
-def test_dprelu_dtypes(dtype):
-  layer = nn.DPReLU(3, neg_slope=0.5, pos_slope=2.0, dtype=dtype)
+def test_two_slopes_in_other_dtypes(bend, dtype):
+  layer = bend.make(3, dtype=dtype)
   assert layer(jnp.ones((2, 3))).dtype == (dtype or jnp.float32)
   assert layer(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
   assert layer(jnp.ones(3)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+  ("layer", "right"),
+  [
+    (nn.DPReLU(3, neg_slope=0.5, pos_slope=2.0), 2),
+    (nn.RPReLU(3, slope=0.5), 1),
+    (nn.Maxout(3, neg_slope=0.5, pos_slope=2.0), 2),
+  ],
+)
+def test_initial_slopes(layer, right):
   np.testing.assert_array_equal(
-    layer(jnp.array([[-1.0, 0, 1]])), [[-0.5, 0, 2]]
+    layer(jnp.array([[-1.0, 0, 1]])), [[-0.5, 0, right]]
   )
 
 

@@ -11,8 +11,8 @@ from flax import nnx
 from jbin import bits, errors, nn, quantizers
 from tests import programs
 from tests.nn import layers
+from tests.nn.rows import BF16, CASES, MASK, ONLY_FLOAT
 
-BF16 = jnp.bfloat16
 SIGN = quantizers.sign()
 RNGS = nnx.Rngs(0)
 
@@ -33,69 +33,6 @@ def _make(module, name, arguments, options, **quantizers):
   return getattr(module, name)(
     *arguments, rngs=RNGS, **{init: _init}, **options, **quantizers
   )
-
-
-# Name, arguments, options, shape of the input.
-LINEAR = [
-  ("plain", (5, 4), {}, (3, 5)),
-  ("batches", (5, 4), {"use_bias": False}, (2, 3, 5)),
-  ("a vector", (5, 4), {}, (5,)),
-  ("bfloat16", (5, 4), {"dtype": BF16}, (3, 5)),
-  ("bfloat16 weights", (5, 4), {"param_dtype": BF16, "dtype": BF16}, (3, 5)),
-]
-TWO, ONE = (2, 6, 5, 4), (2, 7, 4)
-CONV = [
-  ("plain", (4, 6, (3, 3)), {}, TWO),
-  ("no bias", (4, 6, (3, 2), (2, 1)), {"use_bias": False}, TWO),
-  ("valid", (4, 6, (3, 3), 2), {"padding": "VALID"}, TWO),
-  ("same lower", (4, 6, (2, 2), 2), {"padding": "SAME_LOWER"}, TWO),
-  ("a number", (4, 6, (3, 3)), {"padding": 2}, TWO),
-  ("numbers", (4, 6, (3, 3)), {"padding": (1, 0)}, TWO),
-  ("pairs", (4, 6, (3, 3)), {"padding": ((2, 0), (1, 3))}, TWO),
-  ("circular", (4, 6, (3, 4)), {"padding": "CIRCULAR"}, TWO),
-  ("reflect", (4, 6, (3, 2), 2), {"padding": "REFLECT"}, TWO),
-  (
-    "circular dilated",
-    (4, 6, (3, 2)),
-    {"padding": "CIRCULAR", "kernel_dilation": (2, 1)},
-    TWO,
-  ),
-  ("causal", (4, 6, 3), {"padding": "CAUSAL", "kernel_dilation": 2}, ONE),
-  ("one axis", (4, 6, (3,), 2), {}, ONE),
-  ("three axes", (4, 6, (2, 1, 3)), {}, (2, 3, 2, 4, 4)),
-  ("groups", (4, 6, (3, 3)), {"feature_group_count": 2}, TWO),
-  ("depthwise", (4, 8, (3, 3)), {"feature_group_count": 4}, TWO),
-  ("kernel dilated", (4, 6, (3, 3)), {"kernel_dilation": (1, 2)}, TWO),
-  (
-    "input dilated",
-    (4, 6, (3, 3)),
-    {"input_dilation": (2, 1), "padding": ((1, 2), (0, 1))},
-    TWO,
-  ),
-  ("strides None", (4, 6, (3, 3), None), {}, TWO),
-  ("several batch axes", (4, 6, (3, 3)), {}, (2, 3, 4, 5, 4)),
-  ("no batch axis", (4, 6, (3, 3)), {"padding": "CIRCULAR"}, (5, 6, 4)),
-  ("bfloat16", (4, 6, (3, 3)), {"dtype": BF16}, TWO),
-]
-EINSUM = [
-  ("heads", ("btd,dhk->bthk", (5, 2, 3), (2, 3)), {}, (2, 4, 5)),
-  ("no bias", ("nta,hab->nthb", (2, 3, 4)), {}, (2, 5, 3)),
-  ("bfloat16", ("td,dk->tk", (5, 3), (3,)), {"dtype": BF16}, (4, 5)),
-]
-EMBED = [
-  ("plain", (7, 4), {}, (2, 3)),
-  ("bfloat16", (7, 4), {"dtype": BF16}, (5,)),
-  ("one row", (1, 4), {}, (3,)),
-]
-MASK = (np.arange(3 * 3 * 4 * 6) % 3 > 0).reshape(3, 3, 4, 6)
-# What a quantized layer refuses.
-ONLY_FLOAT = {
-  "Conv": [("mask", (4, 6, (3, 3)), {"mask": jnp.asarray(MASK)}, TWO)],
-  "Einsum": [
-    ("dots", ("...d,dk->...k", (5, 3), (3,)), {}, (2, 4, 5)),
-  ],
-}
-CASES = {"Linear": LINEAR, "Conv": CONV, "Einsum": EINSUM, "Embed": EMBED}
 
 
 def _cases(*, floats: bool):
@@ -176,23 +113,51 @@ QUANTIZERS = [
 ]
 
 
-def _reference(layer, x, pair, kind):
-  """Flax's layer on the quantized values, example by example."""
+def _kernel_values(layer, kernel, make):
+  """Quantized with the output channel last, as documented, and put back."""
+  if isinstance(layer, nnx.LinearGeneral):
+    batch, rows, columns = (
+      int(np.prod(sizes))
+      for sizes in (
+        tuple(layer.batch_axis.values()),
+        layer.in_features,
+        layer.out_features,
+      )
+    )
+    matrix = kernel.reshape(batch, rows, columns).transpose(1, 0, 2)
+    value = make(matrix.reshape(rows, batch * columns)).value
+    value = value.reshape(rows, batch, columns).transpose(1, 0, 2)
+    return value.reshape(kernel.shape)
+  if isinstance(layer, nnx.ConvTranspose) and layer.transpose_kernel:
+    flip = (slice(None, None, -1),) * len(layer.kernel_size)
+    return make(kernel[flip].swapaxes(-1, -2)).value.swapaxes(-1, -2)[flip]
+  return make(kernel).value
+
+
+def _input_values(layer, x, make):
+  """Quantized as documented: contracted axes as one; one batch axis."""
+  if isinstance(layer, nnx.LinearGeneral):
+    axes = sorted(axis % x.ndim for axis in layer.axis)
+    rest = [axis for axis in range(x.ndim) if axis not in axes]
+    shape = [x.shape[axis] for axis in rest]
+    moved = x.transpose(*rest, *axes)
+    value = make(moved.reshape(*shape, -1)).value.reshape(moved.shape)
+    return value.transpose(*np.argsort([*rest, *axes]))
+  if isinstance(layer, (nnx.Conv, nnx.ConvTranspose)):
+    item = x.shape[-len(layer.kernel_size) - 1 :]
+    return make(x.reshape(-1, *item)).value.reshape(x.shape)
+  return make(x).value
+
+
+def _reference(layer, x, pair):
+  """Flax's layer on the quantized values."""
   make_x, make_w = pair
-  weight = "embedding" if kind == "Embed" else "kernel"
-  kernel = getattr(layer, weight)[...]
+  weight = layer.embedding if isinstance(layer, nnx.Embed) else layer.kernel
   if make_w is not None:
-    kernel = make_w(kernel).value
-  getattr(layer, weight)[...] = kernel
-  if make_x is None:
-    return layer(x)
-  if kind != "Conv":
-    return layer(make_x(x.astype(layer.dtype or x.dtype)).value)
-  item = len(layer.kernel_size) + 1
-  batch = x.shape[:-item]
-  x = x.reshape(-1, *x.shape[-item:]).astype(layer.dtype or x.dtype)
-  y = layer(make_x(x).value)
-  return y.reshape(*batch, *y.shape[1:])
+    weight[...] = _kernel_values(layer, weight[...], make_w)
+  if make_x is not None:
+    x = _input_values(layer, x.astype(layer.dtype or x.dtype), make_x)
+  return layer(x)
 
 
 def _check_quantized(name, arguments, options, shape, pair):
@@ -205,7 +170,7 @@ def _check_quantized(name, arguments, options, shape, pair):
 
   @jax.jit
   def both(x):
-    call = lambda layer, x: _reference(layer, x, pair, name)
+    call = lambda layer, x: _reference(layer, x, pair)
     got = layers.run(lambda layer, x: layer(x), mine, x)
     return got, layers.run(call, theirs, x)
 
@@ -224,14 +189,19 @@ def test_with_quantizers_it_is_flax_on_their_values(
 
 @pytest.mark.parametrize("pair", QUANTIZERS[1:], ids=["input", "kernel"])
 @pytest.mark.parametrize(
-  "row", [0, "circular", "bfloat16"], ids=["Linear", "Conv", "bfloat16"]
+  ("name", "title"),
+  [
+    ("Linear", "plain"),
+    ("LinearGeneral", "batch axes"),
+    ("Conv", "circular"),
+    ("Conv", "bfloat16"),
+    ("ConvTranspose", "turned"),
+    ("ConvTranspose", "turned, bfloat16"),
+  ],
 )
-def test_one_quantizer_alone(row, pair):
-  if row == 0:
-    _check_quantized("Linear", *LINEAR[0][1:], pair)
-  else:
-    (case,) = [case for case in CONV if case[0] == row]
-    _check_quantized("Conv", *case[1:], pair)
+def test_one_quantizer_alone(name, title, pair):
+  (case,) = [case for case in CASES[name] if case[0] == title]
+  _check_quantized(name, *case[1:], pair)
 
 
 def test_quantized_embed_attends_with_its_rows():
@@ -264,7 +234,7 @@ ERRORS = {
   ),
   "mask": (
     lambda: nn.Conv(4, 6, (3, 3), mask=MASK, kernel_quantizer=SIGN, rngs=RNGS),
-    "mask has no meaning with a quantizer; leave mask out",
+    "mask has no meaning with a quantizer or an output_scale; leave one",
   ),
   "another product": (
     lambda: nn.Linear(
@@ -305,6 +275,59 @@ ERRORS = {
       jnp.ones((2, 4)), out_sharding=jax.sharding.PartitionSpec()
     ),
     "Linear: out_sharding has no meaning",
+  ),
+  "general axes": (
+    lambda: nn.LinearGeneral(
+      (4, 2), 6, axis=(-1, 1), input_quantizer=SIGN, rngs=RNGS
+    )(jnp.ones((3, 2, 2, 4))),
+    r"LinearGeneral: expected \(4, 2\) along axes \(-1, 1\), got \(3, 2, 2, 4",
+  ),
+  "general batch": (
+    lambda: nn.LinearGeneral(
+      4, 6, batch_axis={0: 2}, kernel_quantizer=SIGN, rngs=RNGS
+    )(jnp.ones((3, 4))),
+    r"and \(2,\) along the first axes, got \(3, 4\)",
+  ),
+  "general without the axis": (
+    lambda: nn.LinearGeneral(
+      (4, 4), 6, axis=(-2, -1), kernel_quantizer=SIGN, rngs=RNGS
+    )(jnp.ones(4)),
+    r"expected \(4, 4\) along axes \(-2, -1\), got \(4,\)",
+  ),
+  "general product": (
+    lambda: nn.LinearGeneral(
+      4, 6, dot_general_cls=lambda: jnp.dot, input_quantizer=SIGN, rngs=RNGS
+    ),
+    "LinearGeneral: dot_general_cls has no meaning with a quantizer",
+  ),
+  "general out_sharding": (
+    lambda: nn.LinearGeneral(4, 6, input_quantizer=SIGN, rngs=RNGS)(
+      jnp.ones((2, 4)), out_sharding=jax.sharding.PartitionSpec()
+    ),
+    "LinearGeneral: out_sharding has no meaning",
+  ),
+  "transposed mask": (
+    lambda: nn.ConvTranspose(
+      4, 6, (3, 3), mask=MASK, kernel_quantizer=SIGN, rngs=RNGS
+    ),
+    "ConvTranspose: mask has no meaning with a quantizer",
+  ),
+  "transposed dtype": (
+    lambda: nn.ConvTranspose(
+      4,
+      6,
+      (3, 3),
+      preferred_element_type=BF16,
+      input_quantizer=SIGN,
+      rngs=RNGS,
+    ),
+    "ConvTranspose: preferred_element_type has no meaning with a quantizer",
+  ),
+  "transposed channels": (
+    lambda: nn.ConvTranspose(4, 6, (3, 3), input_quantizer=SIGN, rngs=RNGS)(
+      jnp.ones((1, 5, 5, 6))
+    ),
+    r"ConvTranspose: expected \(batch..., 2 spatial axes, 4\), got",
   ),
   "dots": (
     lambda: nn.Einsum("...d,dk->...k", (3, 3), input_quantizer=SIGN, rngs=RNGS)(

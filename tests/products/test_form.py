@@ -25,6 +25,7 @@ CHOICES = [
   ("dot", {"rows": 8}, ("int8", "bfloat16", "bfloat16")),
   ("conv", {"contracted": 16}, ("float32", "bfloat16", "bfloat16")),
   ("conv", {"columns": 16}, ("float32", "bfloat16", "bfloat16")),
+  ("conv", {"spread": True}, ("float32", "bfloat16", "bfloat16")),
   ("dot", {"columns": 40}, ("int8", "bfloat16", "bfloat16")),
   ("dot", {"groups": 2}, ("float32", "bfloat16", "bfloat16")),
   (
@@ -42,14 +43,19 @@ def test_choice(kind, changed, forms, monkeypatch):
     assert _choose(kind, **changed) == form, backend
 
 
-def _text(x_shape, w_shape, **options):
-  """The compiled forward of a product of signs with scaled signs."""
+def _text(x_shape, w_shape, strides=None, **options):
+  """The compiled forward of a product of signs with scaled signs.
+
+  Strides are those of a transposed convolution.
+  """
 
   def run(x, w):
     x, w = quantizers.sign()(x), quantizers.xnor()(w)
     if x.ndim == 2:
       numbers = (((1,), (0,)), ((), ()))
       return products.dot_general(x, w, numbers, **options)
+    if strides is not None:
+      return products.conv_transpose(x, w, strides, "SAME", **options)
     return products.conv_general_dilated(x, w, (1, 1), "SAME", **options)
 
   return programs.compiled_text(
@@ -85,6 +91,14 @@ def test_a_large_product_is_an_int8_kernel(x, w):
 def test_a_small_product_is_a_float_kernel(x, w):
   """A product of int8 has a sum in s32."""
   assert "s32[" not in _text(x, w)
+
+
+@on_cpu
+def test_a_spread_convolution_is_a_float_kernel():
+  """Integers would be multiplied in a naive loop, twenty times slower."""
+  shapes = (2, 8, 8, 32), (4, 4, 32, 32)
+  assert "s32[" not in _text(*shapes, strides=(1, 2))
+  assert "s32[" in _text(*shapes, strides=(1, 2), form="int8")
 
 
 def test_a_float_operand_keeps_the_product_in_its_dtype():
