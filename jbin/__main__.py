@@ -13,6 +13,7 @@ COMMANDS = {
   "train": "train a config, or go on where its workdir stands",
   "eval": "the metrics of a workdir's newest checkpoint",
   "cost": "MACs, ACE and bytes of a config's model, without running it",
+  "plan": "what a config's rules do to its model, layer by layer",
   "list": "every name that a config can use, with one line each",
   "report": "one HTML page and a table that compare finished runs",
 }

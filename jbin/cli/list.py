@@ -12,9 +12,12 @@ FAMILIES = {
   "models": ("jbin.models", "REGISTRY"),
   "data": ("jbin.data", "REGISTRY"),
   "tasks": ("jbin.tasks", "REGISTRY"),
-  "optimizers": ("jbin.train", "OPTIMIZERS"),
+  "rules": ("jbin.convert", "REGISTRY"),
+  "optimizers": ("jbin.optimizers", "REGISTRY"),
   "schedules": ("jbin.schedules", "REGISTRY"),
+  "methods": ("jbin.methods", "REGISTRY"),
   "quantizers": ("jbin.quantizers", "REGISTRY"),
+  "regularizers": ("jbin.regularizers", "REGISTRY"),
   "estimators": ("jbin.estimators", "REGISTRY"),
   "conventions": ("jbin.cost", "REGISTRY"),
 }

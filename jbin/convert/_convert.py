@@ -1,0 +1,80 @@
+"""An unmodified model made low-bit, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+
+from jbin import nn, references
+from jbin.convert import _layers, _plan, _rule
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def quantize(
+  model: M,
+  rules: _rule.Rule | Sequence[_rule.Rule],
+  *example: Any,
+  rngs: nnx.Rngs | None = None,
+  **named: Any,
+) -> M:
+  """A low-bit copy of an NNX model, by rules; `plan` shows them first.
+
+  Layers become those of `jbin.nn` with the rules' quantizers; parameters,
+  names, shardings and random streams are those of `model`, which stays as it
+  is. The copy trains, is saved and is counted like any other model.
+
+  Args:
+    model: an NNX module of any origin, abstract ones included.
+    rules: the first that fits a layer takes it.
+    *example: what the model is called with; needed where a rule has a
+      position.
+    rngs: for quantizers that draw their parameters, or in training.
+    **named: the example by name.
+
+  Raises:
+    errors.UserError: as `plan`, and for a quantizer that needs `rngs`.
+  """
+  chosen = _plan.plan(model, rules, *example, **named)
+  return chosen.apply(model, rngs=rngs)  # pyright: ignore[reportReturnType]
+
+
+def dequantize(model: M) -> M:
+  """A float copy: Flax's own layers with the same latent weights.
+
+  What quantizers had learned or measured is left behind. Models of
+  `jbin.models` become their float twins.
+
+  Args:
+    model: an NNX module.
+  """
+
+  def undo(part: Any) -> Any:
+    if _layers.is_layer(part):
+      return _layers.release(part)
+    return part
+
+  new = jax.tree.map(undo, model, is_leaf=_layers.is_layer)
+  for _, part in nnx.iter_modules(new):
+    own = getattr(part, "attention_fn", None)
+    if isinstance(part, nnx.MultiHeadAttention) and isinstance(
+      own, nn.DotProductAttention
+    ):
+      part.attention_fn = nnx.static(nnx.dot_product_attention)
+  return new
+
+
+def cite(model: nnx.Module) -> str:
+  """The BibTeX of every method that a model's quantizers come from.
+
+  Args:
+    model: an NNX module, quantized by rules or made of `jbin.nn` layers.
+  """
+  keys: list[str] = []
+  for _, part in nnx.iter_modules(model):
+    if isinstance(part, nn.Quantizer):
+      keys += references.of(part.spec)
+  return references.bibtex(keys)

@@ -1,0 +1,225 @@
+"""Which rule takes which layer, said before anything is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jbin import errors, nn, products
+from jbin.convert import _entry, _layers, _rule, _table, _trace
+from jbin.convert._entry import Entry, Slots
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What rules do to a model; prints as a table, and does it by `apply`.
+
+  Attributes:
+    entries: what the model consists of, in the order of its paths.
+    rules: the rules, as they were given.
+  """
+
+  entries: tuple[Entry, ...]
+  rules: tuple[_rule.Rule, ...]
+
+  def apply(
+    self, model: nnx.Module, *, rngs: nnx.Rngs | None = None
+  ) -> nnx.Module:
+    """The model with what the plan says; `model` itself stays as it is.
+
+    Args:
+      model: the one that was planned, or one of the same structure.
+      rngs: for quantizers that draw their parameters or in training.
+
+    Raises:
+      errors.UserError: if the model lacks a layer of the plan, or a quantizer
+        needs `rngs`.
+    """
+    wanted = {entry.path: entry for entry in self.entries if entry.slots}
+    done: set[str] = set()
+
+    def convert(keys: Any, part: Any) -> Any:
+      path = name_of(keys)
+      if not _layers.is_layer(part) or path not in wanted:
+        return jax.tree.map(lambda leaf: leaf, part)
+      done.add(path)
+      try:
+        entry = wanted[path]
+        precision = self.rules[entry.rule or 0].grad_precision
+        return _layers.adopt(part, entry.slots, rngs, precision)
+      except errors.UserError as error:
+        raise errors.UserError(f"layer '{path}': {error}") from error
+
+    new = jax.tree_util.tree_map_with_path(
+      convert, model, is_leaf=_layers.is_layer
+    )
+    for path, part in nnx.iter_modules(new):
+      where = "/".join(map(str, path))
+      if where in wanted and isinstance(part, nnx.MultiHeadAttention):
+        done.add(where)
+        entry = wanted[where]
+        precision = self.rules[entry.rule or 0].grad_precision
+        part.attention_fn = nnx.data(
+          _attention(part, entry.slots, rngs, precision)
+        )
+    if missing := sorted(set(wanted) - done):
+      raise errors.UserError(
+        f"the plan is of another model: this one has no layer '{missing[0]}'"
+      )
+    return new
+
+  def __str__(self) -> str:
+    """The table."""
+    return _table.table(self.entries, self.rules)
+
+
+def plan(
+  model: nnx.Module,
+  rules: _rule.Rule | Sequence[_rule.Rule],
+  *example: Any,
+  **named: Any,
+) -> Plan:
+  """What `rules` would do to a model: path, op, shape, rule, bits, reason.
+
+  Nothing is computed or allocated; the model and the example may be abstract.
+  With an example, the plan knows the order in which layers run (which rules
+  with a `position` need), the layers that do not run, and the products that
+  the model makes outside its layers, which no rule reaches.
+
+  Args:
+    model: an NNX module of any origin.
+    rules: the first that fits a layer takes it.
+    *example: what the model is called with, or shapes.
+    **named: the same by name.
+
+  Raises:
+    errors.UserError: for a rule that takes nothing (the message names the
+      nearest paths), a `position` without an example, a quantizer that does
+      not fit a layer, or a module that stands in two places of the model.
+  """
+  chosen = (rules,) if isinstance(rules, _rule.Rule) else tuple(rules)
+  for rule in chosen:
+    if not isinstance(rule, _rule.Rule):
+      raise errors.UserError(f"expected a jbin.Rule, got {rule!r}")
+  _refuse_shared(model)
+  parts = {
+    "/".join(map(str, path)): part for path, part in nnx.iter_modules(model)
+  }
+  layers = {p: m for p, m in _entry.sorted_parts(parts) if _layers.is_layer(m)}
+  attentions = {
+    p: m
+    for p, m in _entry.sorted_parts(parts)
+    if type(m) is nnx.MultiHeadAttention
+  }
+  seen = None
+  if example or named:
+    seen = _trace.trace(model, layers, list(attentions), example, named)
+  elif any(rule.position is not None for rule in chosen):
+    raise errors.UserError(
+      "a rule with a position needs to know which layer runs first and which"
+      " last; give what the model is called with:"
+      " jbin.quantize(model, rules, x)"
+    )
+  entries = [
+    _entry.layer_entry(path, layer, chosen, seen)
+    for path, layer in layers.items()
+  ]
+  entries += [
+    _entry.attention_entry(path, part, chosen, seen)
+    for path, part in attentions.items()
+  ]
+  _check_used(chosen, entries, [*layers, *attentions])
+  entries.sort(key=lambda entry: _when(entry, seen))
+  others = seen.others if seen is not None else ()
+  entries += _entry.product_entries(others, parts)
+  entries += _entry.other_modules(parts, {**layers, **attentions}, others)
+  return Plan(tuple(entries), chosen)
+
+
+def name_of(keys: Any) -> str:
+  """A path of tree keys as the plan writes it."""
+  return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def _attention(
+  part: nnx.MultiHeadAttention,
+  slots: Slots,
+  rngs: nnx.Rngs | None,
+  grad_precision: products.GradPrecision,
+) -> nn.DotProductAttention:
+  """The function that takes the place of Flax's, stacked as the layer is."""
+  make = functools.partial(
+    nn.DotProductAttention,
+    part.head_dim,
+    **slots,  # pyright: ignore[reportArgumentType]
+    grad_precision=grad_precision,
+  )
+  kind = _layers.kind_of(part.query)
+  lead = (kind and _layers.stack(part.query, kind)) or ()
+  kernel = part.query.kernel.get_value()
+  abstract = isinstance(kernel, jax.ShapeDtypeStruct)
+  streams = rngs if any(map(_layers.draws, slots.values())) else None
+  return _layers.hold(make, None, streams, lead, abstract)
+
+
+def _refuse_shared(model: nnx.Module) -> None:
+  places: dict[int, str] = {}
+  leaves = jax.tree_util.tree_leaves_with_path(
+    model, is_leaf=lambda part: isinstance(part, nnx.Variable)
+  )
+  for keys, part in leaves:
+    if not isinstance(part, nnx.Variable):
+      continue
+    here = name_of(keys)
+    if before := places.get(id(part)):
+      raise errors.UserError(
+        f"'{before}' and '{here}' are one variable; a model is a tree here:"
+        " give each place a variable of its own, or use the first in both"
+      )
+    places[id(part)] = here
+
+
+def _when(entry: Entry, seen: _trace.Trace | None) -> float:
+  """When it runs; layers that did not run come last, in the order of paths."""
+  order = seen.order if seen is not None else ()
+  if entry.path in order:
+    return order.index(entry.path)
+  inside = [
+    order.index(path)
+    for path in (f"{entry.path}/{part}" for part in ("query", "key", "value"))
+    if path in order
+  ]
+  return max(inside) + 0.5 if inside else len(order)
+
+
+def _check_used(
+  rules: Sequence[_rule.Rule], entries: Sequence[Entry], paths: Sequence[str]
+) -> None:
+  """Refuses a rule that took nothing."""
+  used = {entry.rule for entry in entries}
+  for index, rule in enumerate(rules):
+    if index in used or rule.optional:
+      continue
+    fitting = [path for path in paths if re.fullmatch(rule.path, path)]
+    if fitting:
+      cure = (
+        f"its path fits {fitting[0]!r}"
+        + (f" and {len(fitting) - 1} more" if len(fitting) > 1 else "")
+        + ", but an earlier rule takes them, or its other conditions do not"
+        " hold"
+      )
+    else:
+      literal = re.sub(r"\\(.)|[\^$]", r"\1", rule.path)
+      near = difflib.get_close_matches(literal, paths, n=3, cutoff=0.0)
+      cure = f"the nearest paths are {', '.join(map(repr, near)) or 'none'}"
+    raise errors.UserError(
+      f"rule {index} takes no layer: {rule}; {cure}. Mend it, or say"
+      " optional=True"
+    )

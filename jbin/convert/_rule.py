@@ -1,0 +1,139 @@
+"""A rule: which layers, and what quantizes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from jbin import errors, products, quantizers
+
+Position = Literal["first", "last", "inner"]
+_POSITIONS = ("first", "last", "inner")
+
+Spec = quantizers.Quantizer | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """Which layers, and what quantizes their input, kernel or attention.
+
+  Of a list of rules the first that fits a layer takes it. A rule without
+  quantizers keeps what it takes in float. A rule that takes nothing is an
+  error, unless `optional`.
+
+  Attributes:
+    path: regular expression that the layer's whole path must match
+      ("blocks/[0-9]+/conv.*").
+    type: a class, or the name of one ("Linear"), or several; None: any.
+    position: "first" and "last" are the layers whose product comes first and
+      last when the model runs on the example, "inner" all others.
+    min_size: elements of the kernel, at least.
+    max_size: elements of the kernel, at most; None: any number.
+    input_quantizer: of a layer's input.
+    kernel_quantizer: of its kernel, or of an embedding's table.
+    query_quantizer: of the queries of an attention.
+    key_quantizer: of its keys.
+    weights_quantizer: of its probabilities.
+    value_quantizer: of its values.
+    start: progress from which all of these are on; floats before.
+    grad_precision: of the gradient products of a layer that it quantizes,
+      "float32" (exact) or "bfloat16".
+    optional: whether it may take nothing.
+    note: printed in the plan beside what it takes.
+  """
+
+  path: str = ".*"
+  type: Any = None
+  position: Position | None = None
+  min_size: int = 0
+  max_size: int | None = None
+  input_quantizer: Spec = None
+  kernel_quantizer: Spec = None
+  query_quantizer: Spec = None
+  key_quantizer: Spec = None
+  weights_quantizer: Spec = None
+  value_quantizer: Spec = None
+  start: float = 0.0
+  grad_precision: products.GradPrecision = "float32"
+  optional: bool = False
+  note: str = ""
+
+  def __post_init__(self) -> None:
+    """Checks what can be checked without a model.
+
+    Raises:
+      errors.UserError: for a path that is no regular expression, an unknown
+        position, or what is not a quantizer.
+    """
+    try:
+      re.compile(self.path)
+    except re.error as error:
+      raise errors.UserError(
+        f"the rule's path {self.path!r} is no regular expression: {error}"
+      ) from error
+    if self.position is not None and self.position not in _POSITIONS:
+      raise errors.UnknownName("position", self.position, _POSITIONS)
+    known = get_args(products.GradPrecision)
+    if self.grad_precision not in known:
+      raise errors.UnknownName("grad_precision", self.grad_precision, known)
+    for name in SLOTS:
+      spec = getattr(self, name)
+      if spec is not None and not isinstance(spec, quantizers.Quantizer):
+        raise errors.UserError(
+          f"the rule for {self.path!r}: {name} is {spec!r}; it must be a"
+          " quantizer, such as jbin.quantizers.sign(), or None"
+        )
+    if not 0.0 <= self.start <= 1.0:
+      raise errors.UserError(
+        f"the rule for {self.path!r}: start is {self.start}; it is a progress"
+        " from 0 to 1"
+      )
+
+  def slots(self, names: Sequence[str]) -> dict[str, quantizers.Quantizer]:
+    """The quantizers among `names` that it sets, delayed to `start`."""
+    found: dict[str, quantizers.Quantizer] = {}
+    for name in names:
+      spec = getattr(self, name)
+      if spec is not None:
+        late = self.start > 0
+        found[name] = quantizers.delayed(spec, self.start) if late else spec
+    return found
+
+  @property
+  def keeps(self) -> bool:
+    """Whether it leaves what it takes in float."""
+    return all(getattr(self, name) is None for name in SLOTS)
+
+  def __str__(self) -> str:
+    """The fields that differ from their defaults."""
+    parts = [
+      f"{field.name}={getattr(self, field.name)}"
+      if field.name in SLOTS
+      else f"{field.name}={getattr(self, field.name)!r}"
+      for field in dataclasses.fields(self)
+      if getattr(self, field.name) != field.default
+    ]
+    return f"Rule({', '.join(parts)})"
+
+
+LAYER_SLOTS = ("input_quantizer", "kernel_quantizer")
+ATTENTION_SLOTS = (
+  "query_quantizer",
+  "key_quantizer",
+  "weights_quantizer",
+  "value_quantizer",
+)
+SLOTS = (*LAYER_SLOTS, *ATTENTION_SLOTS)
+
+
+def has_type(layer: Any, wanted: Any) -> bool:
+  """Whether a layer is of a class, of a class with that name, or of several."""
+  if wanted is None:
+    return True
+  if isinstance(wanted, list | tuple):
+    return any(has_type(layer, item) for item in wanted)
+  if isinstance(wanted, str):
+    return any(cls.__name__ == wanted for cls in type(layer).__mro__)
+  return isinstance(layer, wanted)

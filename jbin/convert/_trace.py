@@ -1,0 +1,114 @@
+"""What a run on an example tells: the order of the layers, other products."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jbin import cost
+from jbin.convert import _layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+  """A product that no layer of a known kind makes.
+
+  Attributes:
+    name: where it is, as the cost report names it.
+    shape: of its operands, channels last.
+    macs: of one example.
+    params: paths of the parameters in it.
+  """
+
+  name: str
+  shape: tuple[tuple[int, ...], ...]
+  macs: int
+  params: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+  """A run on an example.
+
+  Attributes:
+    order: paths of the layers whose product ran, first to last.
+    attention: paths of the attentions that ran.
+    others: the products that belong to neither.
+  """
+
+  order: tuple[str, ...]
+  attention: frozenset[str]
+  others: tuple[Product, ...]
+
+
+def trace(
+  model: nnx.Module,
+  layers: Mapping[str, Any],
+  attentions: Sequence[str],
+  args: Sequence[Any],
+  kwargs: Mapping[str, Any],
+) -> Trace:
+  """Traces the model on abstract values; nothing is computed.
+
+  Args:
+    model: any module.
+    layers: path -> layer, of the known kinds.
+    attentions: paths of the attentions.
+    args: what the model is called with.
+    kwargs: the same by name.
+  """
+  seen = named_attention(model, attentions)
+  names, values = list(kwargs), list(kwargs.values())
+
+  def call(model: nnx.Module, *inputs: Any) -> Any:
+    given = dict(zip(names, inputs[len(args) :], strict=True))
+    return model(*inputs[: len(args)], **given)
+
+  report = cost.count(call, seen, *args, *values)
+  kernels = {f"{path}/{_kernel(layer)}": path for path, layer in layers.items()}
+  order: dict[str, None] = {}
+  ran: set[str] = set()
+  others: list[Product] = []
+  for record in report.layers:
+    owners = [kernels[p] for p in record.params if p in kernels]
+    inside = [p for p in attentions if MARK + p in record.name.split("//")]
+    if owners:
+      order.update(dict.fromkeys(owners))
+    elif inside:
+      ran.update(inside)
+    else:
+      shapes = (record.in_shape, record.kernel)
+      others.append(Product(record.name, shapes, record.macs, record.params))
+  return Trace(tuple(order), frozenset(ran), tuple(others))
+
+
+MARK = "attention:"
+
+
+def named_attention(model: nnx.Module, paths: Sequence[str]) -> nnx.Module:
+  """A copy whose attention functions run in a scope with their path."""
+  copy = jax.tree.map(lambda leaf: leaf, model)
+  wanted = set(paths)
+  for path, part in nnx.iter_modules(copy):
+    where = "/".join(map(str, path))
+    if where in wanted and isinstance(part, nnx.MultiHeadAttention):
+      part.attention_fn = _scoped(part.attention_fn, where)
+  return copy
+
+
+def _scoped(function: Any, where: str) -> Any:
+  def run(*args: Any, **kwargs: Any) -> Any:
+    with jax.named_scope(f"//{MARK}{where}//"):
+      return function(*args, **kwargs)
+
+  return run
+
+
+def _kernel(layer: Any) -> str:
+  kind = _layers.kind_of(layer)
+  assert kind is not None
+  return kind.kernel
