@@ -10,6 +10,10 @@ class UserError(ValueError):
   """Bad input. The command line prints it in one line and exits with 2."""
 
 
+class JbinWarning(UserWarning):
+  """What runs, but will hardly do what was meant; the message has the cure."""
+
+
 class UnknownName(UserError):  # noqa: N818 - reads as what it is
   """A name that is in no registry; the message gives the near misses."""
 

@@ -35,6 +35,10 @@ class Run:
   # By (split, metric): ("test", "accuracy").
   cost: Mapping[str, Any]
   # The JSON of the cost report.
+  watched: Mapping[str, Mapping[str, Curve]] = dataclasses.field(
+    default_factory=dict[str, Mapping[str, Curve]]
+  )
+  # By layer and name, from watch.jsonl; empty if the run was not watched.
 
   def final(self, metric: str, split: str = "test") -> float | None:
     """The last value of a metric; None if it was never measured."""
@@ -134,7 +138,7 @@ def _run(workdir: Path, name: str) -> Run:
   _check(cost, cost_path, count)
   lines = _read(workdir / "metrics.jsonl", train).splitlines(keepends=True)
   curves = _curves(_records(lines, workdir / "metrics.jsonl"))
-  return Run(name, workdir, config, curves, cost)
+  return Run(name, workdir, config, curves, cost, _watched(workdir))
 
 
 def _read(path: Path, cure: str) -> str:
@@ -181,6 +185,22 @@ def _records(lines: Sequence[str], path: Path) -> Iterable[dict[str, Any]]:
       raise errors.UserError(
         f"{path}:{number} is not JSON; remove that line and train on"
       ) from error
+
+
+def _watched(workdir: Path) -> dict[str, dict[str, Curve]]:
+  path = workdir / "watch.jsonl"
+  if not path.exists():
+    return {}
+  lines = _read(path, "let whoever runs the report read it").splitlines(True)
+  layers: dict[str, list[dict[str, Any]]] = {}
+  for record in _records(lines, path):
+    at = {"step": record["step"], "split": ""}
+    for layer, numbers in record["layers"].items():
+      layers.setdefault(str(layer), []).append({**numbers, **at})
+  return {
+    layer: {name: curve for (_, name), curve in _curves(records).items()}
+    for layer, records in layers.items()
+  }
 
 
 def _curves(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jbin.report import _chart, _numbers, _read
+from jbin.report import _chart, _numbers, _read, _watched
 
 COLOURS = 6
 # Runs that have a colour of their own; style.css has as many.
@@ -65,11 +65,13 @@ class Layer:
 def page(runs: Sequence[_read.Run]) -> dict[str, Any]:
   """The variables of the template `page.html`."""
   top = _read.reference(runs)
-  budget = _ROWS
+  watched = _watched.tables(runs)
+  budget = _ROWS - _watched.weight(watched)
   views: list[dict[str, Any]] = []
   for i, run in enumerate(runs):
     views.append(_run(run, i % COLOURS, budget))
     budget -= len(views[-1]["layers"])
+    views[-1]["watched"] = watched[i]
   return {
     "title": _title(runs),
     "runs": views,
@@ -77,6 +79,7 @@ def page(runs: Sequence[_read.Run]) -> dict[str, Any]:
     "rows": _rows(runs, top),
     "charts": _charts(runs),
     "size": (_chart.WIDTH, _chart.HEIGHT),
+    "spark_size": (_watched.WIDTH, _watched.HEIGHT),
     "frame": (_chart.LEFT, _chart.TOP, _chart.RIGHT, _chart.BOTTOM),
   }
 

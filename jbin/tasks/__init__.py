@@ -1,6 +1,6 @@
 """Tasks: what is learned. A loss with metrics over a batch, one file each."""
 
-from jbin.tasks._base import REGISTRY, Metrics, Model, Task
+from jbin.tasks._base import REGISTRY, Metrics, Model, Task, TeacherSource
 from jbin.tasks.classification import classification
 from jbin.tasks.distillation import distillation, soft_cross_entropy
 
@@ -9,6 +9,7 @@ __all__ = [
   "Metrics",
   "Model",
   "Task",
+  "TeacherSource",
   "classification",
   "distillation",
   "soft_cross_entropy",

@@ -5,6 +5,5 @@ counting a model does not load what training needs.
 """
 
 from jbin.train.config import Config, from_mapping
-from jbin.train.optimizers import REGISTRY as OPTIMIZERS
 
-__all__ = ["OPTIMIZERS", "Config", "from_mapping"]
+__all__ = ["Config", "from_mapping"]

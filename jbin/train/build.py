@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,94 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jbin import errors, registry, schedules
-from jbin.train import config as config_lib, optimizers
+from jbin import errors, optimizers, schedules
+from jbin.train import calling, config as config_lib, regularized
 
 if TYPE_CHECKING:
-  from jbin import cost, data, tasks
+  from jbin import convert, cost, data, tasks
 
-_PLAIN = {"int": int, "float": (int, float), "bool": bool, "str": str}
-_ITEMS = {"Sequence[int]": int, "Sequence[float]": (int, float)}
-
-
-def call(
-  family: registry.Registry, named: config_lib.Named, **offered: Any
-) -> Any:
-  """Calls the member `named.name` with its arguments.
-
-  A group of keys with the name of a schedule becomes that schedule.
-
-  Args:
-    family: where to look the name up.
-    named: the name and arguments, as the config has them.
-    **offered: arguments to add where the member takes them and the config
-      does not set them.
-
-  Raises:
-    errors.UserError: for an unknown name, an argument that the member does not
-      take, lacks, or that has the wrong type.
-  """
-  factory = family.get(named.name)
-  kwargs = {key: _schedule(item) for key, item in named.kwargs.items()}
-  takes = inspect.signature(factory).parameters
-  for key, item in offered.items():
-    if key in takes:
-      kwargs.setdefault(key, item)
-  what = f"{family.family} '{named.name}'"
-  _check_arguments(what, takes, kwargs)
-  _check_complete(what, takes, kwargs)
-  return factory(**kwargs)
-
-
-def _schedule(item: Any) -> Any:
-  if isinstance(item, Mapping) and item.get("name") in schedules.REGISTRY:
-    rest = {key: value for key, value in item.items() if key != "name"}
-    return call(schedules.REGISTRY, config_lib.Named(item["name"], rest))
-  return item
-
-
-def _check_arguments(
-  what: str,
-  takes: Mapping[str, inspect.Parameter],
-  kwargs: Mapping[str, Any],
-) -> None:
-  known = [key for key, p in takes.items() if p.kind is not p.VAR_KEYWORD]
-  for key, value in kwargs.items():
-    if key not in known and len(known) == len(takes):
-      near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-      hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"it takes {', '.join(known) or 'none'}"
-      )
-      raise errors.UserError(f"{what} takes no argument '{key}'; {hint}")
-    annotation = takes[key].annotation if key in takes else ""
-    kind = str(getattr(annotation, "__name__", annotation))
-    wrong = isinstance(value, bool) and kind in ("int", "float")
-    if kind in _ITEMS:
-      wrong = not isinstance(value, list | tuple) or not all(
-        isinstance(item, _ITEMS[kind]) for item in value
-      )
-    elif kind in _PLAIN:
-      wrong = wrong or not isinstance(value, _PLAIN[kind])
-    if wrong:
-      raise errors.UserError(
-        f"argument '{key}' of {what} is {value!r}; it must be of type {kind}"
-      )
-
-
-def _check_complete(
-  what: str,
-  takes: Mapping[str, inspect.Parameter],
-  kwargs: Mapping[str, Any],
-) -> None:
-  for key, parameter in takes.items():
-    if parameter.kind is parameter.VAR_KEYWORD:
-      continue
-    if parameter.default is inspect.Parameter.empty and key not in kwargs:
-      raise errors.UserError(
-        f"{what} needs the argument '{key}'; set it in the config"
-      )
+call = calling.call
 
 
 def check(config: config_lib.Config) -> None:
@@ -109,17 +27,20 @@ def check(config: config_lib.Config) -> None:
     errors.UserError: for an unknown name, or an argument that its owner does
       not take or that has the wrong type.
   """
-  from jbin import data, models, tasks
+  from jbin import convert, data, models, tasks
 
   optimizer(config.optimizer)
   for family, named in (
     (models.REGISTRY, config.model),
+    (convert.REGISTRY, config.rules),
     (data.REGISTRY, config.data),
     (tasks.REGISTRY, config.task),
   ):
     takes = inspect.signature(family.get(named.name)).parameters
-    kwargs = {key: _schedule(item) for key, item in named.kwargs.items()}
-    _check_arguments(f"{family.family} '{named.name}'", takes, kwargs)
+    kwargs = {key: calling.resolve(item) for key, item in named.kwargs.items()}
+    calling.check_arguments(f"{family.family} '{named.name}'", takes, kwargs)
+  if config.regularizer.name != "none":
+    _regularizer(config.regularizer)
 
 
 def dataset(config: config_lib.Config) -> data.Dataset:
@@ -143,23 +64,69 @@ def dataset(config: config_lib.Config) -> data.Dataset:
 
 def model_maker(
   named: config_lib.Named,
+  rules: config_lib.Named | None = None,
   *,
   seed: int = 0,
   dtype: str = "float32",
   made_for: data.Dataset | None = None,
+  image_shape: tuple[int, ...] | None = None,
 ) -> Callable[[], nnx.Module]:
-  """A function without arguments that makes the model anew.
+  """A function without arguments that makes the model anew, low-bit by rules.
 
   Args:
     named: the model and its arguments.
+    rules: the rule set and its arguments; None: none.
     seed: of its parameters and its dropout.
     dtype: of its computation, where the model takes one.
     made_for: the data; gives `num_classes` and `in_features` where the config
       does not, and is compared with them where it does.
+    image_shape: of the example on which rules see the order of the layers;
+      None: that of `made_for`.
 
   Raises:
-    errors.UserError: if the arguments are wrong or do not fit the data.
+    errors.UserError: if the arguments are wrong or do not fit the data, or a
+      rule takes nothing.
   """
+  make = _float_maker(named, seed, dtype, made_for)
+  if rules is None or rules.name == "none":
+    return make
+  if image_shape is None and made_for is not None:
+    image_shape = made_for.image_shape
+  chosen = plan_of(nnx.eval_shape(make), rules, image_shape)
+  # Streams apart from the model's own: rules change none of its draws.
+  return lambda: chosen.apply(
+    make(), rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(seed), _RULES))
+  )
+
+
+_RULES = 0x72756C65  # any number that no other use of the seed folds in
+
+
+def plan_of(
+  model: nnx.Module,
+  rules: config_lib.Named,
+  image_shape: tuple[int, ...] | None,
+) -> convert.Plan:
+  """What the rules of a config do to its model (abstract).
+
+  Raises:
+    errors.UserError: as `convert.plan`.
+  """
+  from jbin import convert
+
+  example = ()
+  if image_shape is not None:
+    example = (jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),)
+  return convert.plan(model, call(convert.REGISTRY, rules), *example)
+
+
+def _float_maker(
+  named: config_lib.Named,
+  seed: int,
+  dtype: str,
+  made_for: data.Dataset | None,
+) -> Callable[[], nnx.Module]:
+  """Makes the model as it is written."""
   from jbin import models
 
   if "dtype" in named.kwargs:
@@ -182,33 +149,136 @@ def model_maker(
 
 
 def task(config: config_lib.Config) -> tasks.Task:
-  """The task of a config.
+  """The task of a config, with its regularizer.
 
   Raises:
-    errors.UserError: if its arguments are wrong.
+    errors.UserError: if the arguments of either are wrong.
   """
-  from jbin import tasks
+  from jbin import regularizers, tasks
 
-  return call(tasks.REGISTRY, config.task)
+  made = call(tasks.REGISTRY, config.task)
+  if config.regularizer.name == "none":
+    return made
+  takes, kwargs = _regularizer(config.regularizer)
+  what = f"regularizer '{config.regularizer.name}'"
+  calling.check_complete(what, takes, kwargs)
+  function = regularizers.REGISTRY.get(config.regularizer.name)
+  return regularized.Regularized(made, function, kwargs)
 
 
-def optimizer(settings: config_lib.Optimizer) -> optimizers.Optimizer:
+def _regularizer(
+  named: config_lib.Named,
+) -> tuple[Mapping[str, inspect.Parameter], Mapping[str, Any]]:
+  """What a regularizer takes beside weights, and what the config gives."""
+  from jbin import regularizers
+
+  function = regularizers.REGISTRY.get(named.name)
+  _, *rest = inspect.signature(function).parameters.items()
+  kwargs = {key: calling.resolve(item) for key, item in named.kwargs.items()}
+  calling.check_arguments(f"regularizer '{named.name}'", dict(rest), kwargs)
+  return dict(rest), kwargs
+
+
+def optimizer(
+  settings: config_lib.Optimizer, model: nnx.Module | None = None
+) -> optimizers.Optimizer:
   """The optimizer of a config.
 
+  Args:
+    settings: its part of the config.
+    model: abstract or not; it says which parameters are latent weights. None:
+      only the settings are checked, and no parameter is latent.
+
   Raises:
-    errors.UserError: if its arguments or those of a schedule are wrong.
+    errors.UserError: if its arguments or those of a schedule are wrong, or
+      they ask for latent weights that the model has not.
   """
-  rate = settings.learning_rate
-  if isinstance(rate, config_lib.Named):
-    rate = call(schedules.REGISTRY, rate)
-  direction = config_lib.Named(settings.name, settings.kwargs)
+  rate, percent = (
+    call(schedules.REGISTRY, hyper)
+    if isinstance(hyper, config_lib.Named)
+    else hyper
+    for hyper in (settings.learning_rate, settings.shrink_percent)
+  )
+  role = optimizers.role(settings.name)
+  method = config_lib.Named(settings.name, settings.kwargs)
+  _check_roles(settings, role)
+
+  def latents(what: str, most_bits: int) -> Any:
+    if model is None:
+      return False
+    mask = optimizers.latent_mask(model, most_bits)
+    if not any(jax.tree.leaves(mask)):
+      raise errors.UserError(
+        f"{what} is for latent weights of {_WIDTHS[most_bits]}, and the model"
+        " has none; leave it out, or give layers a kernel_quantizer"
+      )
+    return mask
+
+  after = []
+  others = method if role == "direction" else settings.others
+  flips = flipped = None
+  if role == "flips":
+    flipped = latents(f"optimizer '{settings.name}'", 1)
+    flips = call(optimizers.REGISTRY, method, mask=flipped)
+  if role == "after":
+    mask = latents(f"optimizer '{settings.name}'", 2)
+    after = [call(optimizers.REGISTRY, method, mask=mask, learning_rate=rate)]
+  if percent:
+    mask = latents("optimizer.shrink_percent", 2)
+    after.append(optimizers.shrink_latents(percent, mask))
+  if settings.clip_latents:
+    mask = latents("optimizer.clip_latents", 2)
+    after.append(optimizers.clip_latents(settings.clip_latents, mask))
+  decay: Any = optimizers.decayed
+  if settings.decay != "kernels" and model is not None:
+    if settings.decay == "latents" and settings.weight_decay:
+      latents("optimizer.decay='latents'", 8)
+    decay = optimizers.decay_mask(model, settings.decay)
   return optimizers.build(
-    call(optimizers.REGISTRY, direction),
+    call(optimizers.REGISTRY, others),
     rate,
     settings.weight_decay,
     settings.weight_decay_mode,
     settings.clip_norm,
+    decay=decay,
+    flips=flips,
+    flipped=flipped,
+    after=after,
   )
+
+
+_WIDTHS = {1: "1 bit", 2: "1 or 2 bits", 8: "1 to 8 bits"}
+
+
+def _check_roles(settings: config_lib.Optimizer, role: str) -> None:
+  """Raises for settings of an optimizer that contradict each other."""
+  name = settings.name
+  if "mask" in settings.kwargs:
+    raise errors.UserError(
+      f"optimizer '{name}' takes no argument 'mask' from a config; leave it out"
+    )
+  if role == "direction" and settings.others != config_lib.Named("adam"):
+    raise errors.UserError(
+      f"optimizer '{name}' is of all parameters, so optimizer.others has no"
+      " meaning; leave it out"
+    )
+  if optimizers.role(settings.others.name) != "direction":
+    raise errors.UserError(
+      f"optimizer.others is '{settings.others.name}', which is for latent"
+      " weights only; set 'adam', 'adamw' or 'sgd'"
+    )
+  if role == "flips":
+    for key in ("clip_latents", "shrink_percent"):
+      if getattr(settings, key):
+        raise errors.UserError(
+          f"optimizer '{name}' keeps weights at -1 and 1; leave"
+          f" optimizer.{key} out"
+        )
+    if settings.decay == "latents" and settings.weight_decay:
+      raise errors.UserError(
+        f"optimizer '{name}' takes no weight decay on latent weights; set"
+        " optimizer.decay to 'kernels' or 'float'"
+      )
 
 
 def cost_report(config: config_lib.Config) -> cost.Report:
@@ -219,16 +289,34 @@ def cost_report(config: config_lib.Config) -> cost.Report:
   """
   from jbin import cost
 
+  model, shape = abstract_model(config)
+  model = evaluation_view(model)
+  example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  return cost.count(model, example, name=config.model.name)
+
+
+def abstract_model(
+  config: config_lib.Config, *, with_rules: bool = True
+) -> tuple[nnx.Module, tuple[int, ...]]:
+  """The config's model without arrays, and the shape of its images.
+
+  Raises:
+    errors.UserError: if the config makes no model.
+  """
   made_for = None
   if config.image_size:  # then nothing needs to be there but the model
     shape = (config.image_size, config.image_size, _channels(config.model))
   else:
     made_for = dataset(config)
     shape = made_for.image_shape
-  make = model_maker(config.model, dtype=config.dtype, made_for=made_for)
-  model = evaluation_view(nnx.eval_shape(make))
-  example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  return cost.count(model, example, name=config.model.name)
+  make = model_maker(
+    config.model,
+    config.rules if with_rules else None,
+    dtype=config.dtype,
+    made_for=made_for,
+    image_shape=shape,
+  )
+  return nnx.eval_shape(make), shape
 
 
 def _channels(model: config_lib.Named) -> int:

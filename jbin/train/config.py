@@ -34,16 +34,29 @@ class Optimizer:
   """How gradients become updates."""
 
   name: str
-  # "adam", "adamw", "sgd"; see `jbin list optimizers`.
+  # "adam", "sgd", "bop", ...; see `jbin list optimizers`.
   learning_rate: float | Named
   # A number, or a schedule of progress: {name: "cosine", start: 0.1, ...}.
+  # Of "bop": that of `others`.
   weight_decay: float = 0.0
-  # Factor; over parameters of two axes and more (kernels) only.
+  # Factor; over the parameters that `decay` says.
   weight_decay_mode: str = "decoupled"
   # "l2": gradient of 0.5 * weight_decay * sum w^2, goes through the optimizer;
   # "decoupled": w -= learning_rate * weight_decay * w, beside it.
+  decay: str = "kernels"
+  # "kernels": parameters of two axes and more; "float": those of them without
+  # a quantizer; "latents": those with one.
   clip_norm: float = 0.0
   # Largest global norm of the gradient; 0: no clipping.
+  clip_latents: float = 0.0
+  # Keeps latent weights of 1 and 2 bits in [-clip_latents, clip_latents] after
+  # each update; BinaryConnect's in H times that. 0: no clipping.
+  shrink_percent: float | Named = 0.0
+  # SiMaN's percent, 0 to 50, of the same weights; a number or a schedule. 0:
+  # they are not shrunk, nor centred.
+  others: Named = Named("adam")
+  # Beside "bop" the optimizer of all that it does not flip; before "proxquant"
+  # that of all parameters. With its arguments.
   kwargs: Mapping[str, Any] = dataclasses.field(
     default_factory=dict, metadata=_REST
   )
@@ -61,6 +74,16 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watch:
+  """What low-bit layers do while they train; changes nothing of it."""
+
+  every: int = 0
+  # Steps between looks, each a step's work more; 0: never.
+  o: float = 3.0
+  # Power of ReSTE's estimator in `estimating_error`, 1 or more.
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """One run."""
 
@@ -74,8 +97,14 @@ class Config:
   # A data source of `jbin list data`, with its arguments.
   optimizer: Optimizer
   # Optimizer, learning rate, weight decay, clipping.
+  rules: Named = Named("none")
+  # A rule set of `jbin list rules`, with its arguments: what makes the model
+  # low-bit. "none": the model as it is written.
   task: Named = Named("classification")
   # A task of `jbin list tasks`, with its arguments.
+  regularizer: Named = Named("none")
+  # What the loss adds for latent weights of 1 and 2 bits: one of `jbin list
+  # regularizers`, with its arguments. "none": nothing.
   mesh: Mesh = Mesh()
   # Devices by axis.
   seed: int = 0
@@ -98,6 +127,8 @@ class Config:
   # Processes on each host that read data ahead; 0: one thread does.
   tensorboard: bool = False
   # Also write events for TensorBoard (needs the extra `tensorboard`).
+  watch: Watch = Watch()
+  # Whether watch.jsonl is written: flips, gradients and scales of each layer.
 
 
 # What may differ when a run goes on: it changes nothing that a step computes,
@@ -113,6 +144,7 @@ MAY_CHANGE = frozenset(
     "keep",
     "workers",
     "tensorboard",
+    "watch",
   }
 )
 
@@ -299,15 +331,29 @@ def _check(config: Config) -> None:
         f"config key 'mesh.{key}' is {size}; it must be 1 or more devices, or"
         " -1 for all that are left"
       )
-  for key in ("weight_decay", "clip_norm"):
+  for key in ("weight_decay", "clip_norm", "clip_latents"):
     if not getattr(config.optimizer, key) >= 0:
       raise errors.UserError(
         f"config key 'optimizer.{key}' is {getattr(config.optimizer, key)}; it"
         " must be 0 or more"
       )
+  for key, bound in (("every", 0), ("o", 1)):
+    if not getattr(config.watch, key) >= bound:
+      raise errors.UserError(
+        f"config key 'watch.{key}' is {getattr(config.watch, key)}; it must be"
+        f" {bound} or more"
+      )
+  percent = config.optimizer.shrink_percent
+  if not isinstance(percent, Named) and not 0 <= percent <= 50:
+    raise errors.UserError(
+      f"config key 'optimizer.shrink_percent' is {percent}; it must be from 0"
+      " to 50"
+    )
   _choice("dtype", config.dtype, ("float32", "bfloat16"))
   mode = config.optimizer.weight_decay_mode
   _choice("optimizer.weight_decay_mode", mode, ("l2", "decoupled"))
+  decay = config.optimizer.decay
+  _choice("optimizer.decay", decay, ("kernels", "float", "latents"))
 
 
 def _choice(key: str, value: str, known: tuple[str, ...]) -> None:

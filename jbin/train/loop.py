@@ -24,16 +24,17 @@ import tqdm
 from flax import nnx
 from jax.sharding import Mesh
 
-from jbin import data, schedules, tasks
+from jbin import data, optimizers, schedules, tasks
 from jbin.train import (
   build,
+  calibrate,
   checkpoint,
   config as config_lib,
   interrupt,
   metrics,
-  optimizers,
   restore,
   sharding,
+  watching,
 )
 
 # How many steps the host may be ahead of the device.
@@ -69,8 +70,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   Args:
     config: the run.
-    workdir: gets metrics.jsonl, timing.jsonl, config.json, checkpoints/ and
-      report/.
+    workdir: gets metrics.jsonl, timing.jsonl, config.json, checkpoints/,
+      report/ and, if it is watched, watch.jsonl.
 
   Returns:
     The metrics of the last evaluation; empty if SIGTERM stopped the run, in
@@ -99,11 +100,16 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   # --- Model, task and optimizer, still abstract -----------------------------
   task = build.task(config)
-  optimizer = build.optimizer(config.optimizer)
   make = build.model_maker(
-    config.model, seed=config.seed, dtype=config.dtype, made_for=source
+    config.model,
+    config.rules,
+    seed=config.seed,
+    dtype=config.dtype,
+    made_for=source,
   )
-  graphdef, params, rest = restore.split(nnx.eval_shape(make))
+  model = nnx.eval_shape(make)
+  optimizer = build.optimizer(config.optimizer, model)
+  graphdef, params, rest = restore.split(model)
   teacher = restore.load_teacher(task, source, mesh)
   measures = metric_names(graphdef, (params, rest), task, teacher, source)
   names = sorted([*measures, "learning_rate"])  # as JAX orders a dict
@@ -131,6 +137,13 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   )
   eval_step = make_eval_step(graphdef, task, teacher, mesh)
   put = functools.partial(_put, mesh)
+  watcher = watching.Watcher(
+    config.watch,
+    model,
+    lambda graph, tx, *args: _train_step(graph, task, tx, teacher, *args),
+    optimizer,
+    mesh,
+  )
 
   # --- Checkpoint: go on, or begin -------------------------------------------
   bar = tqdm.tqdm(
@@ -161,6 +174,12 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     step = 0
     state = jax.jit(create, out_shardings=shardings)()
     sharding.check(state, shardings, "after creation")
+    if calibrate.is_due(model):
+      see = functools.partial(calibrate.params, graphdef, task, teacher)
+      see = jax.jit(see, out_shardings=shardings.params)
+      batch = put(calibrate.peek(batches), split=True)
+      new = see((state.params, state.rest), batch, teacher.state)
+      state = state._replace(params=new)
   else:
     info, saved = found
     step = int(info["step"])
@@ -197,6 +216,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     )
     writers.append(metrics.JsonLines(workdir / "metrics.jsonl", step))
     timing = metrics.JsonLines(workdir / "timing.jsonl", step)
+    watcher.open(workdir, step)
     if config.tensorboard:
       writers.append(metrics.TensorBoard(workdir / "tensorboard", step))
 
@@ -229,8 +249,10 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
           batch = put(next(batches), split=True)
           progress = schedules.progress_at(step, config.steps)
           now = put(Now(np.int32(step + 1), progress))
+          watcher.before(step + 1, state, batch, now, teacher.state)
           state, loss = train_step(state, batch, now, teacher.state)
         step += 1
+        watcher.after(step)
         bar.update()
         in_flight.append(loss)
         if len(in_flight) > _AHEAD:
@@ -240,6 +262,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
         if step % config.log_every == 0 or last:
           check_bad()
           values = metrics.means(jax.device_get(state.sums))
+          values |= watcher.totals(step, config.log_every)
           state = state._replace(sums=put(zeros))
           write("train", values)
           bar.set_postfix_str(_short(values, 3))
@@ -273,6 +296,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   finally:
     checkpoints.close()
     batches.close()
+    watcher.close()
     for writer in [*writers, *([timing] if timing else [])]:
       writer.close()
     bar.close()
@@ -299,7 +323,9 @@ def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
   sharding.check_batch("eval_batch_size", batch_size, mesh)
   source = build.dataset(config)
   task = build.task(config)
-  make = build.model_maker(config.model, dtype=config.dtype, made_for=source)
+  make = build.model_maker(
+    config.model, config.rules, dtype=config.dtype, made_for=source
+  )
   info, graphdef, model = restore.restore_model(make, workdir, mesh)
   restore.check_same_model(config, info, workdir)
   teacher = restore.load_teacher(task, source, mesh)

@@ -36,7 +36,7 @@ class JsonLines:
     _truncate(path, step)
     self._file = path.open("a", encoding="utf-8")
 
-  def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+  def scalars(self, step: int, split: str, values: Mapping[str, Any]) -> None:
     """Writes a line through to the disk, or the bucket that is mounted."""
     line = json.dumps({"step": step, "split": split, **values})
     self._file.write(line + "\n")

@@ -54,7 +54,9 @@ def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
   model = config.model
   if task.teacher.model:
     model = config_lib.named(task.teacher.model, "task.teacher")
-  make = build.model_maker(model, dtype=config.dtype, made_for=source)
+  make = build.model_maker(
+    model, config.rules, dtype=config.dtype, made_for=source
+  )
   _, graphdef, state = restore_model(make, workdir, mesh)
   viewed = build.evaluation_view(nnx.merge(graphdef, *state))
   graphdef, *rest = split(viewed)
@@ -107,7 +109,9 @@ def check_same_model(
     errors.UserError: naming the keys that differ.
   """
   differ = config_lib.differences(config, info["config"])
-  if other := [line for line in differ if line.startswith("model.")]:
+  if other := [
+    line for line in differ if line.startswith(("model.", "rules."))
+  ]:
     raise errors.UserError(
       f"{workdir} holds another model ({'; '.join(other)}); set these keys as"
       " they were in training"

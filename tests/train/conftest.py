@@ -1,10 +1,14 @@
 """The tiny config, by value and by path."""
 
+import contextlib
 import importlib.util
+import os
 import pathlib
+import signal
 
 import pytest
 
+from jbin.data import _pipeline
 from jbin.train import config as config_lib
 
 TINY = pathlib.Path(__file__).with_name("tiny.py")
@@ -33,3 +37,25 @@ def tiny_config(tiny_values):
     return config_lib.from_mapping(tiny_values)
 
   return make
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+  """`with stop_after(n)`: SIGTERM arrives while the n-th batch is read."""
+
+  @contextlib.contextmanager
+  def stopping(steps):
+    read = _pipeline.StepIterator.__next__
+    seen = []
+
+    def read_and_stop(self):
+      seen.append(1)
+      if len(seen) == steps:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return read(self)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(_pipeline.StepIterator, "__next__", read_and_stop)
+      yield
+
+  return stopping

@@ -1,35 +1,18 @@
 """The loop on a tiny net: it learns, stops, goes on, and refuses."""
 
 import json
-import os
-import signal
 
 import jax
 import numpy as np
 import pytest
 
 from jbin import errors
-from jbin.data import _pipeline
 from jbin.train import loop
 
 
 def _lines(workdir):
   text = (workdir / "metrics.jsonl").read_text()
   return [json.loads(line) for line in text.splitlines()]
-
-
-def _stop_after(monkeypatch, steps):
-  """SIGTERM arrives while the batch of that number is read."""
-  read = _pipeline.StepIterator.__next__
-  seen = []
-
-  def read_and_stop(self):
-    seen.append(1)
-    if len(seen) == steps:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return read(self)
-
-  monkeypatch.setattr(_pipeline.StepIterator, "__next__", read_and_stop)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +75,11 @@ def test_evaluation_counts_each_example_once(finished, tiny_config, size):
 
 
 def test_stopped_twice_by_sigterm_equals_undisturbed(
-  finished, tiny_config, tmp_path, monkeypatch, capsys
+  finished, tiny_config, tmp_path, stop_after, capsys
 ):
   # Neither 5 nor 5 + 8 is a multiple of any interval.
   for steps in (5, 8):
-    with monkeypatch.context() as patch:
-      _stop_after(patch, steps)
+    with stop_after(steps):
       assert loop.run(tiny_config(), tmp_path) == {}
   assert "stopped by SIGTERM and saved after step 13" in capsys.readouterr().err
   loop.run(tiny_config(), tmp_path)
@@ -107,11 +89,10 @@ def test_stopped_twice_by_sigterm_equals_undisturbed(
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(
-  finished, tiny_config, tmp_path, monkeypatch, capsys
+  finished, tiny_config, tmp_path, stop_after, capsys
 ):
-  _stop_after(monkeypatch, 9)
-  loop.run(tiny_config(), tmp_path)
-  monkeypatch.undo()
+  with stop_after(9):
+    loop.run(tiny_config(), tmp_path)
   files = [p for p in (tmp_path / "checkpoints/9").rglob("*") if p.is_file()]
   largest = max(files, key=lambda path: path.stat().st_size)
   largest.write_bytes(largest.read_bytes()[:-1])

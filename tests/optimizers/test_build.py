@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jbin import schedules
-from jbin.train import build, config as config_lib, optimizers
+from jbin import optimizers, schedules
 
 STEPS = 5
 
@@ -35,11 +34,7 @@ def _problem():
 def test_adam_with_decay_equals_numpy(mode):
   params, grads, w, g = _problem()
   rate = schedules.linear(6.4e-4, 0.0, until=750 / 800)
-  settings = config_lib.Optimizer("adam", 1.0, 5e-2, mode, kwargs={"b2": 0.99})
-  direction = build.call(
-    optimizers.REGISTRY, config_lib.Named("adam", {"b2": 0.99})
-  )
-  made = optimizers.build(direction, rate, settings.weight_decay, mode)
+  made = optimizers.build(optimizers.adam(b2=0.99), rate, 5e-2, mode)
   got, _ = _run(made, w, g)
   m = dict.fromkeys(params, 0.0)
   v = dict.fromkeys(params, 0.0)
@@ -93,6 +88,49 @@ def test_the_last_epochs_of_pokebnn_stand_still():
     new, _, lr = made.update({"w": jnp.ones((2, 2))}, made.init(w), w, now)
     assert float(lr) == 0.0
     assert (new["w"] == w["w"]).all()
+
+
+def test_flips_take_no_rate_and_no_decay():
+  """Beside adam, which has both; the norm that clips is that of all."""
+  _, _, w, g = _problem()
+  flipped = {"w": True, "b": False}
+  for mode in ("l2", "decoupled"):
+    made = optimizers.build(
+      optimizers.adam(),
+      0.1,
+      weight_decay=0.5,
+      weight_decay_mode=mode,
+      decay=lambda params: jax.tree.map(lambda _: True, params),
+      flips=optimizers.bop(0.0, 1.0, flipped),
+      flipped=flipped,
+    )
+    got, _ = _run(made, w, g)
+    alone = optimizers.build(
+      optimizers.adam(),
+      0.1,
+      weight_decay=0.5,
+      weight_decay_mode=mode,
+      decay=lambda params: jax.tree.map(lambda _: True, params),
+    )
+    rest = [{"b": each["b"]} for each in g]
+    want, _ = _run(alone, {"b": w["b"]}, rest)
+    np.testing.assert_array_equal(got["b"], want["b"])
+    # m is the last gradient, and a weight that agrees with it has flipped.
+    np.testing.assert_array_equal(got["w"], -np.sign(g[-1]["w"]))
+
+
+def test_the_last_part_sees_what_the_others_did():
+  _, _, w, g = _problem()
+  made = optimizers.build(
+    optimizers.sgd(), 10.0, after=[optimizers.clip_latents(0.25)]
+  )
+  new, _, _ = made.update(g[0], made.init(w), w, 0.0)
+  plain = optimizers.build(optimizers.sgd(), 10.0)
+  free, _, _ = plain.update(g[0], plain.init(w), w, 0.0)
+  want = jax.tree.map(lambda x: jnp.clip(x, -0.25, 0.25), free)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=3e-8), new, want
+  )
 
 
 def test_decay_reaches_kernels_only():

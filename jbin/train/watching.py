@@ -1,0 +1,154 @@
+"""Watching a run from beside it: `watch.jsonl`, totals, and one warning.
+
+What is watched at a step is worked out by a program of its own, from the state
+before that step. The step is the same program whether it is watched or not:
+watching changes no number of a run, and other steps cost what they did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jbin import nn, optimizers, schedules, watch
+from jbin.train import config as config_lib, metrics, sharding
+
+FILE = "watch.jsonl"
+
+
+class _Recorder(NamedTuple):
+  """An optimizer that gives the gradients in place of its new state."""
+
+  optimizer: optimizers.Optimizer
+
+  def update(
+    self, grads: Any, state: Any, params: Any, progress: Any
+  ) -> tuple[Any, Any, jax.Array]:
+    params, _, rate = self.optimizer.update(grads, state, params, progress)
+    return params, grads, rate
+
+
+class Watcher:
+  """Looks at every so many steps, and writes what it sees."""
+
+  def __init__(
+    self,
+    settings: config_lib.Watch,
+    model: nnx.Module,
+    step: Callable[..., Any],
+    optimizer: optimizers.Optimizer,
+    mesh: Mesh,
+  ):
+    """Compiles nothing yet; a model without quantizers is not watched.
+
+    Args:
+      settings: how often, and with what.
+      model: the model, abstract.
+      step: (graphdef, optimizer, state, batch, now, teacher's state) -> (new
+        state, loss): the loop's own step, not compiled.
+      optimizer: the run's.
+      mesh: the run's devices.
+    """
+    self._model = model
+    self._inputs = watch.quantized_inputs(model)
+    self._weights = nn.latents(model)
+    self._every = settings.every if self._inputs or self._weights else 0
+    self._file: metrics.JsonLines | None = None
+    self._found: Any = None
+    self._last: tuple[int, dict[str, float]] = (0, {})
+    self._warned = False
+    graph = nnx.graphdef(model)
+    seeing = nnx.graphdef(
+      nnx.view(model, watching=True, raise_if_not_found=False)
+    )
+    recorder = _Recorder(optimizer)
+
+    def look(state: Any, batch: Any, now: Any, teacher: Any) -> Any:
+      new, _ = step(seeing, recorder, state, batch, now, teacher)
+      rest = schedules.set_progress(state.rest, now.progress)
+      before = nnx.merge(graph, state.params, rest, copy=True)
+      layers = watch.measure(
+        before, state.params, new.opt_state, new.params, settings.o
+      )
+      return layers, watch.shares(new.rest, self._inputs)
+
+    self._look = jax.jit(look, out_shardings=sharding.replicated(mesh))
+
+  def open(self, workdir: Path, step: int) -> None:
+    """Goes on in the file after `step`; without a call nothing is written."""
+    path = workdir / FILE
+    if not self._every and not path.exists():
+      return
+    self._file = metrics.JsonLines(path, step)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if lines:
+      record = json.loads(lines[-1])
+      self._last = (record["step"], watch.total(_weighed(record["layers"])))
+
+  def before(self, step: int, *args: Any) -> None:
+    """Looks at the step to come, if it is to be watched.
+
+    Args:
+      step: steps done after it.
+      *args: what the step will be called with; nothing is donated.
+    """
+    if self._every and step % self._every == 0:
+      self._found = self._look(*args)
+
+  def after(self, step: int) -> None:
+    """Writes what was seen, and warns once; call it after the step."""
+    if self._found is None:
+      return
+    layers, inputs = jax.device_get(self._found)
+    self._found = None
+    if self._file is None:
+      return
+    lines = self._layers(layers, inputs)
+    self._file.scalars(step, "train", {"layers": lines})
+    self._last = (step, watch.total(_weighed(lines)))
+    if not self._warned:
+      self._warned = watch.warn_one_sided(self._model, inputs, stacklevel=3)
+
+  def totals(self, step: int, log_every: int) -> dict[str, float]:
+    """Over all layers, from the last watched step since the last log line."""
+    watched, totals = self._last
+    return totals if watched > (step - 1) // log_every * log_every else {}
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._file is not None:
+      self._file.close()
+
+  def _layers(
+    self,
+    layers: Mapping[str, Mapping[str, Any]],
+    inputs: Mapping[str, Any],
+  ) -> dict[str, dict[str, float]]:
+    """One dict for each layer, in the model's order, of plain numbers."""
+    found: dict[str, dict[str, float]] = {}
+    for path, part in self._weights.items():
+      name = watch.label(path, "kernel")
+      if name in layers:  # is trained by gradient
+        found[name] = {"bits": part.spec.bits}
+        found[name] |= {key: _plain(x) for key, x in layers[name].items()}
+    widths = {each.label: each.bits for each in self._inputs.values()}
+    for name, share in inputs.items():
+      layer = found.setdefault(name, {})
+      layer["input_bits"] = widths[name.split("[")[0]]
+      layer["input_share"] = _plain(share)
+    return found
+
+
+def _weighed(layers: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: layer for name, layer in layers.items() if "weights" in layer}
+
+
+def _plain(number: Any) -> float:
+  """With as few digits as tell this float32 from others."""
+  return float(str(number))

@@ -1,0 +1,126 @@
+"""Which side the inputs of quantized layers fall on."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jbin import errors, nn
+from jbin.watch import _paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+  """A quantized input: what it is called, and its width."""
+
+  label: str
+  # The layer's path, for its `input_quantizer`; else the quantizer's own.
+  bits: int
+
+
+def quantized_inputs(model: nnx.Module) -> dict[tuple[Any, ...], Input]:
+  """The quantizers of a model that quantize no weight, by path."""
+  of_weights = {id(part) for part in nn.latents(model).values()}
+  return {
+    path: Input(_paths.label(path, "input_quantizer"), part.spec.bits)
+    for path, part in nnx.iter_modules(model)
+    if isinstance(part, nn.Quantizer) and id(part) not in of_weights
+  }
+
+
+def inputs(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
+  """The share of +1 among the codes of each quantized input.
+
+  Of codes wider than a bit: the share above the middle of the levels. Where a
+  quantizer has no codes (it may still be off): of values above 0. Runs
+  `model(*args, **kwargs)` on a twin, so nothing in the model changes. The twin
+  is in the model's own mode: give `nnx.view(model, use_running_average=True,
+  deterministic=True)` for evaluation, but note that batch statistics of a
+  young model say little about what training sees.
+
+  Call it in a compiled function, or outside.
+
+  Args:
+    model: any module.
+    *args: what it is called with.
+    **kwargs: the same by name.
+
+  Returns:
+    {path of the layer: float32 scalar}; what was not called is left out, the
+    calls of one layer are averaged, and layers of a stack are PATH[0], ... A
+    layer that is itself the carry of a scan cannot be watched.
+  """
+  twin = nnx.view(nnx.clone(model), watching=True, raise_if_not_found=False)
+  twin(*args, **kwargs)
+  return shares(nnx.state(twin, nn.QuantizerSeen), quantized_inputs(model))
+
+
+def shares(
+  seen: nnx.State, found: Mapping[tuple[Any, ...], Input]
+) -> dict[str, jax.Array]:
+  """As `inputs`, of a state after a call.
+
+  Args:
+    seen: the state of a twin `nnx.view(model, watching=True)`; what is no
+      `nn.QuantizerSeen` is passed over.
+    found: what `quantized_inputs` says of the model.
+  """
+  pairs = {
+    path[:-1]: leaf[...]
+    for path, leaf in nnx.to_flat_state(seen)
+    if isinstance(leaf, nn.QuantizerSeen)
+  }
+  result: dict[str, jax.Array] = {}
+  for path, each in found.items():
+    if path in pairs:
+      share = pairs[path][..., 0] / pairs[path][..., 1]
+      for index in np.ndindex(share.shape):
+        mark = f"[{','.join(map(str, index))}]" if index else ""
+        result[each.label + mark] = share[index]
+  return result
+
+
+def warn_one_sided(
+  model: nnx.Module, measured: Mapping[str, Any], stacklevel: int = 2
+) -> bool:
+  """Warns if a 1-bit input has one sign only: it then tells nothing.
+
+  Python shows a warning of the same words from the same line once.
+
+  Args:
+    model: whose inputs they are, abstract or not.
+    measured: what `inputs` gave, as numbers (after `jax.device_get`).
+    stacklevel: as in `warnings.warn`.
+
+  Returns:
+    Whether there was one.
+
+  Warns:
+    errors.JbinWarning: naming the first such layer, the share and the cure.
+  """
+  widths = {each.label: each.bits for each in quantized_inputs(model).values()}
+  wrong = {
+    label: float(share)
+    for label, share in measured.items()
+    if widths.get(label.split("[")[0]) == 1 and float(share) in (0.0, 1.0)
+  }
+  if not wrong:
+    return False
+  label, share = next(iter(wrong.items()))
+  others = len(wrong) - 1
+  more = f" (and {others} more layer{'s' * (others > 1)})" if others else ""
+  warnings.warn(
+    f"the 1-bit input of {label}{more} is {share:.0%} +1, the same for every"
+    " example, so it tells the layer nothing: put a batch norm before it,"
+    " learn its threshold (jbin.quantizers.rsign), or take unsigned levels"
+    " after a ReLU",
+    errors.JbinWarning,
+    stacklevel=stacklevel,
+  )
+  return True
