@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-slow lint format clean
+.PHONY: help quickstart test test-slow lint format gallery clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,9 @@ lint: $(VENV)/.installed-dev ## ruff and pyright
 format: $(VENV)/.installed-dev ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+gallery: $(VENV)/.installed ## a page of all estimators and quantizers
+	$(BIN)/python docs/gallery.py --out=runs/gallery/index.html
 
 clean: ## remove the environment, caches and build products; runs stay
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis build dist \

@@ -27,7 +27,7 @@ EPOCHS = 250
 
 
 def get_config(arg="w8a8"):
-  """`arg`: bits of weights and activations, see `jbin.models.resnet50`."""
+  """`arg`: bits of weights and activations, see `jbin.convert`'s "bits"."""
   config = ml_collections.ConfigDict()
 
   config.seed = 0
@@ -54,9 +54,17 @@ def get_config(arg="w8a8"):
   config.model = ml_collections.ConfigDict(
     {
       "name": "resnet50",
-      "bits": arg,
       "num_classes": 1000,
       "in_features": 3,
+    }
+  )
+
+  config.rules = ml_collections.ConfigDict(
+    {
+      "name": "bits",
+      "bits": arg,
+      # The bounds of activations are set after 6 % of training.
+      "bounds_at": 0.06,
     }
   )
 

@@ -1,8 +1,12 @@
 """Every config file makes a config, a model and a cost."""
 
-import pytest
+import ast
 
-from jbin import errors, schedules
+import jax
+import pytest
+from flax import nnx
+
+from jbin import errors, methods, nn, schedules
 from jbin.cli import _flags
 from jbin.train import build, config as config_lib
 
@@ -15,6 +19,10 @@ SPECS = [
   "pokebnn_cifar10.py",
   "resnet50_imagenet.py:w8a8",
   "resnet50_imagenet.py:bf16",
+  "resnet_cifar10.py",
+  "resnet_cifar10.py:float",
+  "resnet_cifar10.py:reste,resnet18",
+  *(f"resnet_cifar10.py:{name}" for name in methods.REGISTRY),
 ]
 
 
@@ -55,7 +63,12 @@ def test_its_header_says_how_to_run_it(root, spec):
 
 
 @pytest.mark.parametrize(
-  "spec", ["pokebnn_imagenet.py:wide", "quickstart.py:ternary"]
+  "spec",
+  [
+    "pokebnn_imagenet.py:wide",
+    "quickstart.py:ternary",
+    "resnet_cifar10.py:resnet18",
+  ],
 )
 def test_an_argument_that_it_does_not_know(config, spec):
   with pytest.raises(errors.UserError, match="the argument is"):
@@ -97,3 +110,89 @@ def test_quickstart_counts_one_bit_products(config):
     min(pair) >= 16
     for pair in build.cost_report(config("quickstart.py:float")).macs
   )
+
+
+# --- Binarized ResNets on CIFAR-10 --------------------------------------------
+
+
+def _kernels(model):
+  """Path -> the kernel's quantizer, of each layer of a model."""
+  return {
+    "/".join(map(str, path)): part.kernel_quantizer
+    for path, part in nnx.iter_modules(model)
+    if isinstance(part, nn.Conv | nn.Linear)
+  }
+
+
+@pytest.mark.parametrize("name", ["float", *methods.REGISTRY])
+def test_every_method_makes_a_resnet(root, name):
+  """All but the ends and 1x1 shortcuts are quantized; the optimizer fits."""
+  values = _flags.load(f"{root}/configs/resnet_cifar10.py:{name}")
+  values.model.blocks = 1
+  made = config_lib.from_mapping(values)
+  build.check(made)
+  model, _ = build.abstract_model(made)
+  assert callable(build.optimizer(made.optimizer, model).tx.update)
+  for path, quantizer in _kernels(model).items():
+    ends = path in ("stem/conv", "head") or "shortcuts" in path
+    assert (quantizer is None) == (ends or name == "float"), path
+
+
+def _trained(model):
+  return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+@pytest.mark.parametrize(
+  ("argument", "count"),
+  [
+    ("reste", 269_850),
+    ("reste,resnet18", 11_174_986),
+    ("biper", 270_522),
+    ("biper,resnet18", 11_005_002),
+  ],
+)
+def test_trained_parameters_are_those_of_the_papers_code(
+  config, argument, count
+):
+  made = config(f"resnet_cifar10.py:{argument}")
+  assert _trained(build.abstract_model(made)[0]) == count
+
+
+@pytest.mark.parametrize(
+  ("argument", "epochs", "batch_size", "rate"),
+  [
+    ("bnn", 400, 128, 1e-3),
+    ("reste", 1000, 256, 0.1),
+    ("reste,resnet18", 2000, 96, 0.1),
+    ("recu", 600, 256, 0.1),
+    ("biper", 900, 256, 0.021),
+    ("bop", 500, 50, 0.01),
+    ("float", 200, 128, 0.1),
+  ],
+)
+def test_recipes(config, argument, epochs, batch_size, rate):
+  made = config(f"resnet_cifar10.py:{argument}")
+  assert made.batch_size == batch_size
+  assert made.steps == epochs * -(-50_000 // batch_size)
+  schedule = build.optimizer(made.optimizer).learning_rate
+  most = max(
+    float(schedules.value(schedule, step / 1000)) for step in range(1001)
+  )
+  assert most == pytest.approx(rate, rel=1e-3)
+
+
+def test_the_papers_figures_stand_in_the_header(root):
+  """Those that the small recipe's table has too."""
+  text = (root / "configs/resnet_cifar10.py").read_text()
+  path = root / "experiments/binarizers_cifar10/sweep.py"
+  found = {}
+  tree = ast.parse(path.read_text())
+  for node in tree.body:
+    if isinstance(node, ast.Assign) and node.targets[0].id == "PUBLISHED":
+      found = ast.literal_eval(node.value)
+  assert len(found) > 10
+  for name, (small, large, share) in found.items():
+    if small:
+      assert f"{name} {small} / {large or '-'}" in text
+    if share:
+      assert f"{name} {share}" in text

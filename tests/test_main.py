@@ -70,7 +70,7 @@ WRONG = [
     ["cost", CONFIG, "--format=jsn"],
     "unknown format 'jsn'; did you mean json?",
   ),
-  (["list", "model"], "unknown family 'model'; did you mean models?"),
+  (["list", "model"], "unknown family 'model'; did you mean models"),
   (["list", "models", "tasks"], "list takes no argument 'tasks'"),
   (["report", "--workdirs=DIR/none", "--out=DIR/o"], "no work directory"),
   (["report", "--workdirs=DIR"], "report needs --out=OUT"),

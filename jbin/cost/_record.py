@@ -134,7 +134,8 @@ class Tally:
   elementwise: dict[str, int] = dataclasses.field(default_factory=dict)
   # Scalar operations on activations by primitive, marked or not.
   on_weights: int = 0
-  # Scalar operations on parameters alone (they can be done ahead).
+  # Scalar operations on parameters alone (they can be done ahead); a
+  # multiply-accumulate is two.
   not_counted: list[NotCounted] = dataclasses.field(default_factory=list)
   notes: list[str] = dataclasses.field(default_factory=list)
 

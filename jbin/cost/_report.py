@@ -118,7 +118,7 @@ class Report:
       "element-wise operations on activations, marked or not": sum(
         self.elementwise_by_primitive.values()
       ),
-      "element-wise operations on parameters alone": self.on_parameters,
+      "scalar operations on parameters alone": self.on_parameters,
       "parameters outside products": self.params["total"] - weights,
       "primitives not counted": len(self.not_counted),
     }

@@ -118,7 +118,10 @@ class Walker:
       record = _products.record(eqn, values)
       if not record.params:
         record = dataclasses.replace(record, name=place.name(eqn))
-      tally.records.append(record)
+      if any(v.data for v in values):
+        tally.records.append(record)
+      else:  # a rotation of a kernel, say: done once, not for each example
+        tally.on_weights += 2 * record.macs
     elif name == "name":
       _mark(eqn, tally)
     elif name in _primitives.COUNTED:

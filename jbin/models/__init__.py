@@ -2,6 +2,15 @@
 
 from jbin.models._base import REGISTRY
 from jbin.models._pokebnn import pokebnn
-from jbin.models._resnet import resnet18, resnet20, resnet50
+from jbin.models._residual import Structure
+from jbin.models._resnet import resnet18, resnet20, resnet34, resnet50
 
-__all__ = ["REGISTRY", "pokebnn", "resnet18", "resnet20", "resnet50"]
+__all__ = [
+  "REGISTRY",
+  "Structure",
+  "pokebnn",
+  "resnet18",
+  "resnet20",
+  "resnet34",
+  "resnet50",
+]

@@ -190,3 +190,15 @@ def test_numpy_arrays_are_closed_over_as_weights():
   report = cost.count(lambda x: x @ matrix, jnp.ones((2, 8)))
   assert report.weights_by_bits == {32: 24}
   assert report.params["kernel"] == 24
+
+
+def test_a_product_of_parameters_alone_is_no_work_of_an_example():
+  """A kernel that is rotated before use: done once, whatever comes in."""
+
+  def run(x, w, rotation):
+    return x @ (rotation @ w)
+
+  x, w, rotation = jnp.ones((1, 8)), jnp.ones((8, 4)), jnp.ones((8, 8))
+  report = cost.count(run, x, w, rotation, weights=[1, 2])
+  assert report.macs == {(32, 32): 32}
+  assert report.left_out["scalar operations on parameters alone"] == 2 * 256

@@ -59,7 +59,7 @@ def test_weights_and_parameters(report):
   assert report.left_out == {
     "marked element-wise operations": 16,
     "element-wise operations on activations, marked or not": 32,
-    "element-wise operations on parameters alone": 104,
+    "scalar operations on parameters alone": 104,
     "parameters outside products": 8,
     "primitives not counted": 1,
   }
