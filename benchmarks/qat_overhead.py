@@ -52,7 +52,7 @@ _PRECISION = flags.DEFINE_enum(
 
 
 class Mlp(nnx.Module):
-  """1024-4096-1024, as a transformer's."""
+  """1024-4096-1024; hard tanh, since a ReLU leaves a sign nothing to say."""
 
   def __init__(self, rngs: nnx.Rngs):
     self.up = nnx.Linear(1024, 4096, rngs=rngs)
@@ -60,7 +60,7 @@ class Mlp(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, 1024) to the same shape."""
-    return self.down(nnx.relu(self.up(x)))
+    return self.down(nnx.hard_tanh(self.up(x)))
 
 
 class Encoder(nnx.Module):

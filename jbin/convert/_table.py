@@ -31,7 +31,11 @@ def table(entries: Sequence[Entry], rules: Sequence[_rule.Rule]) -> str:
   lines = [_line(row, widths) for row in (_HEAD, *rows)]
   lines.insert(1, "  ".join("-" * width for width in widths[:-1]))
   changed = sum(bool(entry.slots) for entry in entries)
-  lines += ["", f"{changed} of {len(entries)} change. Rules, first match wins:"]
+  layers = sum(bool(entry.bits) for entry in entries)
+  lines += [
+    "",
+    f"{changed} of {layers} layers change. The first rule that fits:",
+  ]
   lines += [f"  {index}  {rule}" for index, rule in enumerate(rules)]
   return "\n".join(lines)
 

@@ -19,10 +19,12 @@ from jbin.estimators._ste_sign import ste_sign
 from jbin.estimators._ste_tern import ste_tern
 from jbin.estimators._stochastic_sign import stochastic_sign
 from jbin.estimators._swish_sign import swish_sign
+from jbin.estimators._window import Keep
 
 __all__ = [
   "REGISTRY",
   "Edge",
+  "Keep",
   "approx_sign",
   "clipped_round",
   "dsq",

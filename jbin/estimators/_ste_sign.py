@@ -32,6 +32,7 @@ def ste_sign(
   *,
   edge: _base.Edge = "closed",
   zero: float = 1.0,
+  keep: _window.Keep = "bits",
 ) -> jax.Array:
   """Sign whose gradient passes inside a window (straight-through estimator).
 
@@ -45,12 +46,13 @@ def ste_sign(
       `x` (same rank); gets no gradient. None: no window.
     edge: "closed" or "open".
     zero: the value at 0 and -0.
+    keep: what the backward pass keeps, "bits" (one for each element) or
+      "input": `x`, for free where it stays in memory anyway, as a parameter.
 
   Raises:
     errors.UserError: if the edge is unknown.
 
-  The residual is one bit for each element.
   Second derivative: 0. Reference: Hubara et al., Binarized Neural Networks,
   2016 (arXiv 1602.02830).
   """
-  return _window.pass_inside(x, sign(x, zero), clip, edge)
+  return _window.pass_inside(x, sign(x, zero), clip, edge, keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,34 +13,47 @@ from jbin import errors, residuals
 _EDGES = ("closed", "open")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+Keep = Literal["bits", "input"]
+"""What the backward pass keeps: the window as bits, or the input itself."""
+
+
+def _inside(x: jax.Array, clip: jax.Array, edge: str) -> jax.Array:
+  size = jnp.abs(x)
+  return size < clip if edge == "open" else size <= clip
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _pass_inside(
-  x: jax.Array, y: jax.Array, clip: jax.Array | None, edge: str
+  x: jax.Array, y: jax.Array, clip: jax.Array | None, edge: str, keep: Keep
 ) -> jax.Array:
-  del x, clip, edge
+  del x, clip, edge, keep
   return y
 
 
 def _forward(
-  x: jax.Array, y: jax.Array, clip: jax.Array | None, edge: str
+  x: jax.Array, y: jax.Array, clip: jax.Array | None, edge: str, keep: Keep
 ) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
   if clip is None:
     return y, (None, None)
-  size = jnp.abs(x)
-  inside = size < clip if edge == "open" else size <= clip
-  return y, (residuals.pack(inside), clip)
+  if keep == "input":
+    return y, (x, clip)
+  return y, (residuals.pack(_inside(x, clip, edge)), clip)
 
 
 def _backward(
   edge: str,
+  keep: Keep,
   kept: tuple[jax.Array | None, jax.Array | None],
   g: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-  del edge
-  inside, clip = kept
-  if inside is None or clip is None:
+  seen, clip = kept
+  if seen is None or clip is None:
     return g, jnp.zeros_like(g), None
-  passed = jnp.where(residuals.unpack_like(inside, g), g, jnp.zeros_like(g))
+  if keep == "input":
+    inside = _inside(seen, clip, edge)
+  else:
+    inside = residuals.unpack_like(seen, g)
+  passed = jnp.where(inside, g, jnp.zeros_like(g))
   return passed, jnp.zeros_like(g), jnp.zeros_like(clip)
 
 
@@ -51,6 +65,7 @@ def pass_inside(
   y: jax.Array,
   clip: float | jax.Array | None,
   edge: str = "closed",
+  keep: Keep = "bits",
 ) -> jax.Array:
   """`y`, whose gradient goes to `x` where `|x| <= clip`.
 
@@ -60,14 +75,15 @@ def pass_inside(
     clip: the window's half width, a number or an array that broadcasts with
       `x` (same rank); gets no gradient. None: no window.
     edge: "closed", or "open" for `|x| < clip`.
+    keep: what the backward pass keeps: "bits", one for each element, or
+      "input", `x` itself, which costs nothing where `x` stays in memory anyway
+      (a parameter). Nothing without a window.
 
   Raises:
     errors.UserError: if the edge is unknown.
-
-  The residual is one bit for each element, none without a window.
   """
   if edge not in _EDGES:
     raise errors.UnknownName("edge", edge, _EDGES)
   if clip is not None:
     clip = jnp.asarray(clip, jnp.float32)
-  return _pass_inside(x, jax.lax.stop_gradient(y), clip, edge)
+  return _pass_inside(x, jax.lax.stop_gradient(y), clip, edge, keep)

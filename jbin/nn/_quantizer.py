@@ -128,9 +128,11 @@ class Quantizer(nnx.Module):
         # Not `[...] = value`: Flax asks a tracer for its sharding there, and
         # JAX words that error from all equations so far, each time.
         self.statistics[name].set_value(value)
-    variables = _values(self.learned) | statistics
+    variables: dict[str, Any] = _values(self.learned) | statistics
     if self.rngs is not None and not self.use_running_average:
       variables["key"] = self.rngs()
+    if self.rank is not None:
+      variables["stored"] = True
     quantized = self.spec(x, progress=progress, **variables)
     if self.watching:
       self._watch(quantized)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbin import bits as bits_lib, errors, registry, schedules
+from jbin import bits as bits_lib, errors, estimators, registry, schedules
 from jbin.quantizers import _parts
 
 REGISTRY = registry.Registry("quantizer")
@@ -154,6 +154,11 @@ def gate(active: jax.Array, on: Quantized, off: jax.Array) -> Quantized:
   )
 
 
+def keep(variables: Mapping[str, Any]) -> estimators.Keep:
+  """What a window's backward pass keeps of the tensor (see `ste_sign`)."""
+  return "input" if variables.get("stored") else "bits"
+
+
 @dataclasses.dataclass(frozen=True)
 class Quantizer(abc.ABC):
   """A pure function from floats to `Quantized`, with its hyper-parameters.
@@ -212,7 +217,8 @@ class Quantizer(abc.ABC):
       x: the tensor.
       progress: scalar in [0, 1]; needed where `scheduled`.
       **variables: what `parameters` and `statistics` name, and, while a
-        `stochastic` quantizer trains, `key`.
+        `stochastic` quantizer trains, `key`. `stored=True` says that `x` is a
+        parameter, so that nothing of it need be kept for the backward pass.
     """
 
   def parameters(

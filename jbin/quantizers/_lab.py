@@ -110,15 +110,25 @@ class lab_activation(_base.Quantizer):  # noqa: N801 - called like a function
 
 
 def _maps(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-  """Two maps for each channel, channel by channel: (N, ..., C) -> 2 C."""
-  *window, channels, two = kernel.shape
+  """Two maps for each channel, channel by channel: (N, ..., C) -> 2 C.
+
+  Two convolutions of one map each: XLA on CPU is slow in the gradient of a
+  grouped one with more outputs than inputs.
+  """
+  *window, channels, _ = kernel.shape
   spatial = "DHW"[-len(window) :]
   lhs, rhs = f"N{spatial}C", f"{spatial}IO"
-  return _parts.along_last(bias, x.ndim) + lax.conv_general_dilated(
-    x,
-    jnp.reshape(kernel, (*window, 1, channels * two)),
-    (1,) * len(window),
-    "SAME",
-    dimension_numbers=(lhs, rhs, lhs),
-    feature_group_count=channels,
-  )
+
+  def one(index: int) -> jax.Array:
+    return lax.conv_general_dilated(
+      x,
+      jnp.reshape(kernel[..., index], (*window, 1, channels)),
+      (1,) * len(window),
+      "SAME",
+      dimension_numbers=(lhs, rhs, lhs),
+      feature_group_count=channels,
+    )
+
+  maps = jnp.stack([one(0), one(1)], axis=-1)
+  maps = jnp.reshape(maps, (*x.shape[:-1], 2 * channels))
+  return _parts.along_last(bias, x.ndim) + maps

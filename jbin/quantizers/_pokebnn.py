@@ -18,7 +18,9 @@ DECAY = 0.1  # of the running statistics
 STATISTICS = ("mean", "mean_abs", "mean_sq", "minimum", "maximum")
 
 
-def binary(x: jax.Array, bound: jax.Array) -> _base.Quantized:
+def binary(
+  x: jax.Array, bound: jax.Array, keep: estimators.Keep = "bits"
+) -> _base.Quantized:
   """PokeBNN's binarizer of `x` for a given bound.
 
   Forward `y = +-(B + eps) / 2`, plus at zero; backward
@@ -27,9 +29,10 @@ def binary(x: jax.Array, bound: jax.Array) -> _base.Quantized:
   Args:
     x: floating, any shape.
     bound: B, float32, positive, broadcasts with `x` (same rank), constant.
+    keep: as in `estimators.ste_sign`.
   """
   bound = jax.lax.stop_gradient(bound)
-  codes = estimators.ste_sign(x, EDGE * bound, edge="open")
+  codes = estimators.ste_sign(x, EDGE * bound, edge="open", keep=keep)
   return _base.make(codes, (bound + EPS) / 2, bits=1, levels=(-1, 1))
 
 
@@ -145,10 +148,12 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
     **variables: jax.Array,
   ) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    del progress, variables
+    del progress
     over = _parts.other_axes(x.ndim, (-1,))
     bound = jnp.abs(x.astype(jnp.float32)).max(over, keepdims=True)
-    return binary(x, bound) if self.bits == 1 else integer(x, bound, self.bits)
+    if self.bits == 1:
+      return binary(x, bound, _base.keep(variables))
+    return integer(x, bound, self.bits)
 
 
 @_base.REGISTRY.register

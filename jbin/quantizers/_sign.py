@@ -41,10 +41,12 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
     **variables: jax.Array,
   ) -> _base.Quantized:
     """Signs of `x`, any shape."""
-    del variables
     clip = None
     if self.clip is not None:
       clip = schedules.value(self.clip, progress)
-    codes = estimators.ste_sign(x, clip, edge=self.edge, zero=self.zero)
+    keep = _base.keep(variables)
+    codes = estimators.ste_sign(
+      x, clip, edge=self.edge, zero=self.zero, keep=keep
+    )
     exact = abs(self.zero) == 1
     return _base.make(codes, None, bits=1, levels=(-1, 1), exact=exact)

@@ -69,11 +69,13 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
       raise errors.UnknownName("gradient", self.gradient, _GRADIENTS)
 
   def _codes(
-    self, x: jax.Array, scale: jax.Array, count: int
+    self, x: jax.Array, scale: jax.Array, count: int, keep: estimators.Keep
   ) -> tuple[jax.Array, bool]:
     """The signs, and whether they leave their gradient's scale to `make`."""
     if self.gradient != "paper":
-      codes = estimators.ste_sign(x, 1.0, edge=self.edge, zero=self.zero)
+      codes = estimators.ste_sign(
+        x, 1.0, edge=self.edge, zero=self.zero, keep=keep
+      )
       return codes, self.keep_scale or self.gradient == "exact"
     codes = estimators.ste_sign(x, None, zero=self.zero)
     size = jnp.abs(jax.lax.stop_gradient(x))
@@ -88,7 +90,7 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     **variables: jax.Array,
   ) -> _base.Quantized:
     """Scaled signs of `x`, any shape that has the `axes`."""
-    del progress, variables
+    del progress
     over = _parts.other_axes(x.ndim, self.axes)
     dtype = x.dtype
     if self.center:
@@ -96,7 +98,8 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     exact = self.gradient == "exact"
     scale = (_parts.magnitude if exact else _parts.mean_magnitude)(x, over)
     count = math.prod(x.shape[axis] for axis in over)
-    codes, keep_scale = self._codes(x, scale, count)
+    keep = "bits" if self.center else _base.keep(variables)
+    codes, keep_scale = self._codes(x, scale, count, keep)
     return _base.make(
       codes,
       scale,

@@ -58,7 +58,9 @@ class xnorpp(_base.Quantizer):  # noqa: N801 - named as a function is called
     """Scaled signs of a kernel `x` whose last axis is the output channel."""
     del progress
     return _base.make(
-      estimators.ste_sign(x, 1.0, edge=self.edge, zero=self.zero),
+      estimators.ste_sign(
+        x, 1.0, edge=self.edge, zero=self.zero, keep=_base.keep(variables)
+      ),
       _parts.along_last(variables["scale"], x.ndim),
       bits=1,
       levels=(-1, 1),

@@ -11,14 +11,16 @@ from tests.estimators.row import Array, Row, sign
 __all__ = ["ROWS", "Array", "Row", "sign"]
 
 
-def _ste(clip, zero=1.0, edge="closed"):
+def _ste(clip, zero=1.0, edge="closed", keep="bits"):
   inside = np.less if edge == "open" else np.less_equal
+  options = {"clip": clip, "edge": edge, "zero": zero, "keep": keep}
   return Row(
-    functools.partial(estimators.ste_sign, clip=clip, edge=edge, zero=zero),
+    functools.partial(estimators.ste_sign, **options),
     sign(zero),
     lambda x: inside(abs(x), np.inf if clip is None else np.float32(clip)),
     zero,
     (0.0, 1.0 if clip is None else clip),
+    keeps="x" if keep == "input" else "bits",
   )
 
 
@@ -69,6 +71,7 @@ ROWS: dict[str, list[Row]] = {
   "ste_sign": [
     _ste(1.0),
     _ste(1.0, edge="open"),
+    _ste(1.0, edge="open", keep="input"),
     _ste(1.5, zero=-1.0),
     _ste(None, zero=0.0),
     _ste(0.0),
