@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from jbin import errors, methods, registry
+from jbin import errors, methods, quantizers, registry
 from jbin.convert import _bits
 from jbin.convert._rule import Rule
 
@@ -61,12 +62,15 @@ def method(
     **arguments: of the method.
 
   Raises:
-    errors.UserError: if there is no such method.
+    errors.UserError: if there is no such method, or it has no such argument.
   """
-  pair: dict[str, Any] = dict(methods.REGISTRY.get(method)(**arguments))
+  make = methods.REGISTRY.get(method)
+  known = inspect.signature(make).parameters
+  for name in arguments:
+    if name not in known:
+      raise errors.UnknownName(f"argument of method '{method}'", name, known)
+  pair: dict[str, Any] = dict(make(**arguments))
   if weights_start > start and pair.get("kernel_quantizer") is not None:
-    from jbin import quantizers
-
     pair["kernel_quantizer"] = quantizers.delayed(
       pair["kernel_quantizer"], weights_start
     )

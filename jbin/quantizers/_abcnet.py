@@ -134,15 +134,8 @@ class abcnet_weight(_base.Quantizer):  # noqa: N801 - called like a function
     bases = jnp.where(jnp.stack(positive, -1), 1.0, -1.0)
     return bases, jnp.stack(steps[::-1], -1)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes weights `x`, any shape that has the `axes`."""
-    del progress, variables
     wide = jax.lax.stop_gradient(x).astype(jnp.float32)
     over = _parts.other_axes(x.ndim, self.axes)
     reached = _count(self._bases(wide, over))
@@ -217,17 +210,10 @@ class abcnet_activation(_base.Quantizer):  # noqa: N801 - called like a function
       "shift": jnp.asarray(shifts, jnp.float32),
     }
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x` of any shape."""
-    del progress
     beta, shift = (
-      [jnp.reshape(part, (1,) * x.ndim) for part in variables[name]]
+      [jnp.reshape(part, (1,) * x.ndim) for part in now[name]]
       for name in ("beta", "shift")
     )
     wide = x.astype(jnp.float32)

@@ -44,21 +44,14 @@ class adabin_weight(_base.Quantizer):  # noqa: N801 - called like a function
   k: schedules.Hyper | None = None
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    del variables
     wide = x.astype(jnp.float32)
     over = _parts.other_axes(x.ndim, (-1,))
     codes = estimators.ede_sign(
       _parts.standardize(wide, over, ddof=0),
-      schedules.value(self.t, progress),
-      k=None if self.k is None else schedules.value(self.k, progress),
+      now.value(self.t),
+      k=None if self.k is None else now.value(self.k),
       zero=self.zero,
     )
     return _base.make(
@@ -115,16 +108,9 @@ class adabin_activation(_base.Quantizer):  # noqa: N801 - called like a function
     del channels, x, key
     return {"a": jnp.ones((), jnp.float32), "b": jnp.zeros((), jnp.float32)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x`, any shape."""
-    del progress
-    a, b = (jnp.reshape(variables[n], (1,) * x.ndim) for n in ("a", "b"))
+    a, b = (jnp.reshape(now[n], (1,) * x.ndim) for n in ("a", "b"))
     return _base.make(
       estimators.approx_sign((x.astype(jnp.float32) - b) / a, zero=self.zero),
       a,

@@ -154,9 +154,35 @@ def gate(active: jax.Array, on: Quantized, off: jax.Array) -> Quantized:
   )
 
 
-def keep(variables: Mapping[str, Any]) -> estimators.Keep:
-  """What a window's backward pass keeps of the tensor (see `ste_sign`)."""
-  return "input" if variables.get("stored") else "bits"
+@dataclasses.dataclass(frozen=True)
+class Now:
+  """What a call is told beside the tensor.
+
+  Attributes:
+    progress: scalar in [0, 1]; None where nothing is scheduled.
+    variables: what the quantizer learns and measures, by name.
+  """
+
+  progress: jax.Array | None
+  variables: Mapping[str, Any]
+
+  def value(self, hyper: schedules.Hyper) -> Any:
+    """A hyper-parameter's value now."""
+    return schedules.value(hyper, self.progress)
+
+  def __getitem__(self, name: str) -> jax.Array:
+    """What is learned or measured under that name."""
+    return self.variables[name]
+
+  @property
+  def key(self) -> jax.Array | None:
+    """For the draws of a stochastic quantizer; None in evaluation."""
+    return self.variables.get("key")
+
+  @property
+  def keep(self) -> estimators.Keep:
+    """What a window's backward pass keeps: nothing of a stored tensor."""
+    return "input" if self.variables.get("stored") else "bits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,13 +229,12 @@ class Quantizer(abc.ABC):
         f" got {self.bits!r}"
       )
 
-  @abc.abstractmethod
   def __call__(
     self,
     x: jax.Array,
     *,
     progress: jax.Array | None = None,
-    **variables: jax.Array,
+    **variables: Any,
   ) -> Quantized:
     """Quantizes `x`, floating, of any shape that the quantizer's axes fit.
 
@@ -220,6 +245,11 @@ class Quantizer(abc.ABC):
         `stochastic` quantizer trains, `key`. `stored=True` says that `x` is a
         parameter, so that nothing of it need be kept for the backward pass.
     """
+    return self.quantize(x, Now(progress, variables))
+
+  @abc.abstractmethod
+  def quantize(self, x: jax.Array, now: Now) -> Quantized:
+    """The method itself: what a member writes; users call the quantizer."""
 
   def parameters(
     self,

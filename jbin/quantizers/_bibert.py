@@ -36,15 +36,8 @@ class bibert_weight(_base.Quantizer):  # noqa: N801 - called like a function
   axes: tuple[int, ...] = (-1,)
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binarizes `x`, any shape that has the `axes`."""
-    del progress, variables
     over = _parts.other_axes(x.ndim, self.axes)
     return _base.make(
       _bivit.row_signs(x, over, "closed", self.zero),

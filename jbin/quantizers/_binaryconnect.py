@@ -74,17 +74,10 @@ class binaryconnect(_base.Quantizer):  # noqa: N801 - called like a function
     fans = math.prod(shape[:-1]) + taps * shape[-1]
     return math.sqrt(1.5 / max(fans, 1))
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binary weights from `x`, any shape; output channels last if "glorot"."""
-    del progress
     limit = self.limit(x.shape)
-    key = variables.get("key")
+    key = now.key
     if self.stochastic and key is not None:
       draw = jax.random.uniform(key, x.shape, jnp.float32)
       codes = estimators.stochastic_sign(x, draw, limit)

@@ -72,18 +72,12 @@ class biper_weight(_base.Quantizer):  # noqa: N801 - called like a function
     key = _base.required_key(self, key)
     return {"scale": jax.random.uniform(key, (channels,), jnp.float32)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    omega = schedules.value(self.omega, progress)
+    omega = now.value(self.omega)
     scale = None
     if self.learned_scale:
-      scale = _parts.along_last(variables["scale"], x.ndim)
+      scale = _parts.along_last(now["scale"], x.ndim)
     binary = _base.make(
       estimators.sine_sign(x, omega, zero=self.zero),
       scale,
@@ -95,7 +89,7 @@ class biper_weight(_base.Quantizer):  # noqa: N801 - called like a function
     )
     if self.binary_from <= 0:
       return binary
-    active = schedules.value(schedules.switch(self.binary_from), progress) > 0
+    active = now.value(schedules.switch(self.binary_from)) > 0
     real = jnp.sin(jax.lax.stop_gradient(omega) * x.astype(jnp.float32))
     if scale is not None:
       real = real * scale

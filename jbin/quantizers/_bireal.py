@@ -30,15 +30,8 @@ class bireal(_base.Quantizer):  # noqa: N801 - named as a function is called
   bits: int = dataclasses.field(default=1, init=False, repr=False)
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, any shape."""
-    del progress, variables
     codes = estimators.approx_sign(x, zero=self.zero)
     exact = abs(self.zero) == 1
     return _base.make(codes, None, bits=1, levels=(-1, 1), exact=exact)

@@ -54,24 +54,17 @@ class bit_activation(_base.Quantizer):  # noqa: N801 - called like a function
   minimum: bool = True
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x`, channels last, with the `alpha` given."""
-    del progress
     dtype, offset = x.dtype, None
     if self.shift:
-      shift = jnp.reshape(variables["shift"], (1,) * (x.ndim - 1) + (-1,))
+      shift = jnp.reshape(now["shift"], (1,) * (x.ndim - 1) + (-1,))
       x = x.astype(jnp.float32) + shift
     if self.minimum and self.bits > 1 and not self.signed:
       offset = jax.lax.stop_gradient(x.astype(jnp.float32).min(keepdims=True))
     return _lsq.quantize(
       x,
-      variables["alpha"],
+      now["alpha"],
       bits=self.bits,
       levels=_lsq.levels_of(self.bits, self.signed, False),
       floor=FLOOR,
@@ -145,13 +138,6 @@ class bit_weight(_base.Quantizer):  # noqa: N801 - called like a function
   per_channel: bool = False
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binarizes weights `x` of any shape."""
-    del progress, variables
     return signs_about_mean(x, (-1,) if self.per_channel else (), self.zero)

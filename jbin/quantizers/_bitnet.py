@@ -29,15 +29,8 @@ class bitnet158_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
   bits: int = dataclasses.field(default=2, init=False, repr=False)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes weights `x` of any shape."""
-    del progress, variables
     size = _parts.mean_magnitude(x, range(x.ndim))
     size = jnp.clip(size, FLOOR, _integer.MOST)
     steps = x.astype(jnp.float32) * (1 / size)
@@ -65,15 +58,8 @@ class bitnet_weight(_base.Quantizer):  # noqa: N801 - called like a function
   bits: int = dataclasses.field(default=1, init=False, repr=False)
   zero: float = -1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binarizes weights `x` of any shape."""
-    del progress, variables
     return _bit.signs_about_mean(x, (), self.zero)
 
 
@@ -106,15 +92,8 @@ class bitnet_activation(_base.Quantizer):  # noqa: N801 - called like a function
   per_token: bool = True
   widths = (2, 8)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x` (..., features)."""
-    del progress, variables
     top = 2 ** (self.bits - 1) - (not self.full)
     wide = jax.lax.stop_gradient(x).astype(jnp.float32)
     over = -1 if self.per_token else None

@@ -52,18 +52,11 @@ class bivit_weight(_base.Quantizer):  # noqa: N801 - called like a function
   learned: bool = True
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binarizes a kernel `x` whose last axis is the output channel."""
-    del progress
     over = _parts.other_axes(x.ndim, (-1,))
     scale = (
-      jnp.reshape(variables["alpha"], (1,) * (x.ndim - 1) + (-1,))
+      jnp.reshape(now["alpha"], (1,) * (x.ndim - 1) + (-1,))
       if self.learned
       else _parts.mean_magnitude(x, over)
     )

@@ -43,18 +43,12 @@ class delayed(_base.Quantizer):  # noqa: N801 - called like a function
     object.__setattr__(self, "bits", self.quantizer.bits)
     super().__post_init__()
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes `x`, or not yet."""
-    on = self.quantizer(x, progress=progress, **variables)
+    on = self.quantizer.quantize(x, now)
     if self.start <= 0:
       return on
-    active = schedules.value(schedules.switch(self.start), progress) > 0
+    active = now.value(schedules.switch(self.start)) > 0
     return _base.gate(active, on, x)
 
   def parameters(

@@ -36,15 +36,8 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
   bits: int = 1
   scaled_sign: bool = True
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes weights `x` of any shape."""
-    del progress, variables
     if self.bits == 1 and self.scaled_sign:
       return _base.make(
         estimators.ste_sign(x, None),
@@ -91,15 +84,8 @@ class dorefa_activation(_base.Quantizer):  # noqa: N801 - called like a function
 
   bits: int = 2
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x` of any shape."""
-    del progress, variables
     n = 2**self.bits - 1
     steps = x.astype(jnp.float32) * n
     codes = estimators.clipped_round(steps, 0.0, float(n))

@@ -66,18 +66,10 @@ class dsq(_base.Quantizer):  # noqa: N801 - named as a function is called
       for name, value in (("low", low), ("high", high), ("alpha", self.alpha))
     }
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes `x` of any shape."""
-    del progress
     low, high, alpha = (
-      jnp.reshape(variables[name], (1,) * x.ndim)
-      for name in ("low", "high", "alpha")
+      jnp.reshape(now[name], (1,) * x.ndim) for name in ("low", "high", "alpha")
     )
     n = 2**self.bits - 1
     wide = x.astype(jnp.float32)

@@ -59,17 +59,10 @@ class fbi_weight(_base.Quantizer):  # noqa: N801 - named as a function is called
     if self.pattern not in _KEPT:
       raise errors.UnknownName("pattern", self.pattern, _KEPT)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binarizes a kernel `x` (..., in, out)."""
-    del progress
     shape = self._shape(x)
-    alpha, beta = (variables[name] for name in ("alpha", "beta"))
+    alpha, beta = (now[name] for name in ("alpha", "beta"))
     for name, part in (("alpha", alpha), ("beta", beta)):
       if part.shape != shape:
         raise errors.UserError(

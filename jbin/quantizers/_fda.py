@@ -55,8 +55,8 @@ class _Fda(_base.Quantizer):
       for each, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
 
-  def _sign(self, x: jax.Array, progress: jax.Array | None) -> jax.Array:
-    n = schedules.value(self.n, progress)
+  def _sign(self, x: jax.Array, now: _base.Now) -> jax.Array:
+    n = now.value(self.n)
     return estimators.fda_sign(x, n, self.omega, zero=self.zero)
 
   def _quantized(
@@ -64,7 +64,7 @@ class _Fda(_base.Quantizer):
     codes: jax.Array,
     noise: jax.Array | None,
     scale: jax.Array | None,
-    progress: jax.Array | None,
+    now: _base.Now,
     dtype: jnp.dtype,
   ) -> _base.Quantized:
     """`scale * (codes + alpha * noise)`."""
@@ -78,7 +78,7 @@ class _Fda(_base.Quantizer):
         keep_scale=True,
         exact=abs(self.zero) == 1,
       )
-    value = codes + schedules.value(self.alpha, progress) * noise
+    value = codes + now.value(self.alpha) * noise
     if scale is not None:
       value = scale * value
     return _base.without_codes(value.astype(dtype), bits=1, levels=(-1, 1))
@@ -131,23 +131,15 @@ class fda_weight(_Fda):  # noqa: N801 - called like a function
       )
     return self._net(x.size // channels, key)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
     scale = _parts.mean_magnitude(x, _parts.other_axes(x.ndim, (-1,)))
     noise = None
     if not self._quiet:
       filters = jnp.reshape(x, (-1, x.shape[-1])).T
-      noise = _noise(filters, variables["fc1"], variables["fc2"])
+      noise = _noise(filters, now["fc1"], now["fc2"])
       noise = jnp.reshape(noise.T, x.shape)
-    return self._quantized(
-      self._sign(x, progress), noise, scale, progress, x.dtype
-    )
+    return self._quantized(self._sign(x, now), noise, scale, now, x.dtype)
 
 
 @_base.REGISTRY.register
@@ -176,17 +168,9 @@ class fda_activation(_Fda):  # noqa: N801 - called like a function
     del x
     return self._net(channels, key)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x`, channels last."""
     noise = None
     if not self._quiet:
-      noise = _noise(x, variables["fc1"], variables["fc2"])
-    return self._quantized(
-      self._sign(x, progress), noise, None, progress, x.dtype
-    )
+      noise = _noise(x, now["fc1"], now["fc2"])
+    return self._quantized(self._sign(x, now), noise, None, now, x.dtype)

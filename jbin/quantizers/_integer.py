@@ -122,15 +122,8 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
     super().__post_init__()
     _check_group("absmax", self.group)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes `x`, any shape that has the `axes`."""
-    del progress, variables
     return _grouped(x, self.axes, self.group, self._quantize)
 
   def _quantize(self, x: jax.Array, over: tuple[int, ...]) -> _base.Quantized:
@@ -186,15 +179,8 @@ class minmax(_base.Quantizer):  # noqa: N801 - called like a function
     super().__post_init__()
     _check_group("minmax", self.group)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes `x`, any shape that has the `axes`."""
-    del progress, variables
     return _grouped(x, self.axes, self.group, self._quantize)
 
   def _quantize(self, x: jax.Array, over: tuple[int, ...]) -> _base.Quantized:

@@ -22,9 +22,9 @@ class _IrNet(_base.Quantizer):
   k: schedules.Hyper | None = None
   zero: float = 1.0
 
-  def _codes(self, x: jax.Array, progress: jax.Array | None) -> jax.Array:
-    k = None if self.k is None else schedules.value(self.k, progress)
-    t = schedules.value(self.t, progress)
+  def _codes(self, x: jax.Array, now: _base.Now) -> jax.Array:
+    k = None if self.k is None else now.value(self.k)
+    t = now.value(self.t)
     return estimators.ede_sign(x, t, k=k, zero=self.zero)
 
 
@@ -51,15 +51,8 @@ class irnet_weight(_IrNet):  # noqa: N801 - called like a function
   constant channels (the code divides 0 by 0), and sign(0).
   """
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    del variables
     over = _parts.other_axes(x.ndim, (-1,))
     v = _parts.standardize(x.astype(jnp.float32), over)
     mean = _parts.mean_magnitude(v, over)
@@ -67,7 +60,7 @@ class irnet_weight(_IrNet):  # noqa: N801 - called like a function
     power = jnp.round(jnp.log2(jnp.where(there, mean, 1.0)))
     scale = jnp.where(there, jnp.ldexp(1.0, power.astype(jnp.int32)), 0.0)
     return _base.make(
-      self._codes(v, progress),
+      self._codes(v, now),
       scale,
       bits=1,
       levels=(-1, 1),
@@ -96,17 +89,10 @@ class irnet_activation(_IrNet):  # noqa: N801 - called like a function
   nothing but sign(0).
   """
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, any shape."""
-    del variables
     return _base.make(
-      self._codes(x, progress),
+      self._codes(x, now),
       None,
       bits=1,
       levels=(-1, 1),

@@ -82,22 +82,15 @@ class lab_activation(_base.Quantizer):  # noqa: N801 - called like a function
       learned["beta"] = jnp.ones((), jnp.float32)
     return learned
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binarizes activations `x` (N, spatial..., C)."""
-    del progress
     if x.ndim != self.spatial + 2:
       raise errors.UserError(
         f"lab_activation: expected (N, {self.spatial} spatial axes, C), got"
         f" {x.shape}; give spatial={max(x.ndim - 2, 1)}"
       )
-    maps = _maps(x.astype(jnp.float32), variables["kernel"], variables["bias"])
-    beta = variables["beta"] if self.beta is None else self.beta
+    maps = _maps(x.astype(jnp.float32), now["kernel"], now["bias"])
+    beta = now["beta"] if self.beta is None else self.beta
     channels = x.shape[-1]
     if self.layout == "code":
       first, second = maps[..., :channels], maps[..., channels:]

@@ -161,16 +161,9 @@ class lqnet_weight(_base.Quantizer):  # noqa: N801 - called like a function
     new = jnp.reshape(new, basis.shape)
     return {"basis": basis + self.rate * (new - basis)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    del progress
-    basis = jax.lax.stop_gradient(variables["basis"])
+    basis = jax.lax.stop_gradient(now["basis"])
     if self.bits == 1:
       return _base.make(
         _parts.straight_through(x, jnp.where(x > 0, 1.0, -1.0)),
@@ -232,16 +225,9 @@ class lqnet_activation(_base.Quantizer):  # noqa: N801 - called like a function
     new = jnp.reshape(new, basis.shape)
     return {"basis": basis + self.rate * (new - basis)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x` of any shape."""
-    del progress
-    basis = jax.lax.stop_gradient(variables["basis"])
+    basis = jax.lax.stop_gradient(now["basis"])
     levels, middles, _ = _staircase(_broad(basis, x.ndim), False)
     # Zero gradient above the top level; only the gradient is used.
     passing = jnp.where(x <= levels[..., -1], x, jnp.zeros_like(x))

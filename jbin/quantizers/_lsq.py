@@ -190,18 +190,11 @@ class lsq(_base.Quantizer):  # noqa: N801 - named as a function is called
     """The least and greatest code."""
     return levels_of(self.bits, self.signed, self.symmetric)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes `x`, any shape, with the `step` given."""
-    del progress
     return quantize(
       x,
-      variables["step"],
+      now["step"],
       bits=self.bits,
       levels=self.levels,
       count=self.count,

@@ -28,15 +28,8 @@ class noop(_base.Quantizer):  # noqa: N801 - named as a function is called
 
   bits: int = 1
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """`x`, of any shape, with a tag."""
-    del progress, variables
     half = 2 ** (self.bits - 1)
     levels = (-1, 1) if self.bits == 1 else (-half, half - 1)
     return _base.without_codes(x, bits=self.bits, levels=levels)

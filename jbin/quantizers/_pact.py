@@ -44,17 +44,10 @@ class pact(_base.Quantizer):  # noqa: N801 - named as a function is called
     del channels, x, key
     return {"alpha": jnp.full((1,), self.init, jnp.float32)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x` of any shape."""
-    del progress
     n = 2**self.bits - 1
-    alpha = jnp.reshape(variables["alpha"], (1,) * x.ndim)
+    alpha = jnp.reshape(now["alpha"], (1,) * x.ndim)
     wide = x.astype(jnp.float32)
     clipped = jnp.where(wide < 0, 0.0, jnp.where(wide < alpha, wide, alpha))
     # A height of 0 clips all to code 0.

@@ -108,16 +108,9 @@ class poke_activation(_base.Quantizer):  # noqa: N801 - called like a function
   bits: int = dataclasses.field(default=1, init=False, repr=False)
   bound: schedules.Hyper = 3.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binarizes activations `x` of any shape."""
-    del variables
-    bound = schedules.value(self.bound, progress)
+    bound = now.value(self.bound)
     return binary(x, jnp.full((1,) * x.ndim, bound, jnp.float32))
 
 
@@ -140,19 +133,12 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
   bits: int = 1
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    del progress
     over = _parts.other_axes(x.ndim, (-1,))
     bound = jnp.abs(x.astype(jnp.float32)).max(over, keepdims=True)
     if self.bits == 1:
-      return binary(x, bound, _base.keep(variables))
+      return binary(x, bound, now.keep)
     return integer(x, bound, self.bits)
 
 
@@ -236,16 +222,9 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     measured = jnp.maximum(jnp.abs(new["maximum"]), jnp.abs(new["minimum"]))
     return {"bounds": jnp.where(due, measured, bounds), **new}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x`, channels last, with the bounds given."""
-    del progress
-    bounds = variables["bounds"]
+    bounds = now["bounds"]
     on = integer(
       x,
       jnp.reshape(bounds, (1,) * (x.ndim - 1) + (-1,)),

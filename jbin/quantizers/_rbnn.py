@@ -191,31 +191,25 @@ class rbnn_weight(_base.Quantizer):  # noqa: N801 - called like a function
     over = _parts.other_axes(x.ndim, (-1,))
     return _parts.standardize(x.astype(jnp.float32), over)
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` (..., in, out)."""
     v = self._standardized(x)
-    rotated = rotate(split(v), variables["left"], variables["right"])
+    rotated = rotate(split(v), now["left"], now["right"])
     rotated = join(rotated, x.shape)
     if self.detached:
       rotated = jax.lax.stop_gradient(rotated)
-    sine = jnp.sin(_parts.along_last(variables["theta"], x.ndim))
+    sine = jnp.sin(_parts.along_last(now["theta"], x.ndim))
     share = sine * jnp.sign(jax.lax.stop_gradient(sine))
-    k = None if self.k is None else schedules.value(self.k, progress)
+    k = None if self.k is None else now.value(self.k)
     codes = estimators.rbnn_sign(
       v + share * (rotated - v),
-      schedules.value(self.t, progress),
+      now.value(self.t),
       k=k,
       zero=self.zero,
     )
     scale = None
     if self.learned_scale:
-      scale = _parts.along_last(variables["scale"], x.ndim)
+      scale = _parts.along_last(now["scale"], x.ndim)
     return _base.make(
       codes,
       scale,
@@ -251,16 +245,9 @@ class rbnn_activation(_base.Quantizer):  # noqa: N801 - called like a function
   t: schedules.Hyper = _SHARPER
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, examples first."""
-    del variables
-    t = jnp.maximum(schedules.value(self.t, progress), 1.0)
+    t = jnp.maximum(now.value(self.t), 1.0)
     over = _parts.other_axes(x.ndim, (0,))
     v = _parts.standardize(x.astype(jnp.float32), over)
     return _base.make(

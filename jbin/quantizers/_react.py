@@ -49,16 +49,9 @@ class rsign(_base.Quantizer):  # noqa: N801 - named as a function is called
     del x, key
     return {"threshold": jnp.zeros(channels, jnp.float32)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, channels last."""
-    del progress
-    shifted = x + _parts.along_last(variables["threshold"], x.ndim)
+    shifted = x + _parts.along_last(now["threshold"], x.ndim)
     codes = estimators.approx_sign(shifted, zero=self.zero)
     if not self.shifted:
       plain = estimators.approx_sign(x, zero=self.zero)

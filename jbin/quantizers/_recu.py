@@ -67,15 +67,9 @@ class recu_weight(_base.Quantizer):  # noqa: N801 - called like a function
     key = _base.required_key(self, key)
     return {"scale": jax.random.uniform(key, (channels,), jnp.float32)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    tau = jnp.asarray(schedules.value(self.tau, progress), jnp.float32)
+    tau = jnp.asarray(now.value(self.tau), jnp.float32)
     over = _parts.other_axes(x.ndim, (-1,))
     v = _SPREAD * _parts.standardize(x.astype(jnp.float32), over, eps=_EPS)
     mean = _parts.mean_magnitude(v, range(x.ndim))
@@ -83,7 +77,7 @@ class recu_weight(_base.Quantizer):  # noqa: N801 - called like a function
     clamp = -jnp.log(2 - 2 * tau) * jnp.maximum(mean, _TINY)
     scale = None
     if self.learned_scale:
-      scale = _parts.along_last(variables["scale"], x.ndim)
+      scale = _parts.along_last(now["scale"], x.ndim)
     return _base.make(
       estimators.ste_sign(v, clamp, zero=self.zero),
       scale,
@@ -124,15 +118,8 @@ class recu_activation(_base.Quantizer):  # noqa: N801 - called like a function
   standardized: bool = True
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, any shape that has the `axes`."""
-    del progress, variables
     codes = estimators.approx_sign(x, zero=self.zero)
     if self.standardized:
       over = _parts.other_axes(x.ndim, self.axes)

@@ -22,8 +22,8 @@ class _Reste(_base.Quantizer):
   m: schedules.Hyper = 0.1
   zero: float = 1.0
 
-  def _codes(self, x: jax.Array, progress: jax.Array | None) -> jax.Array:
-    o, t, m = (schedules.value(h, progress) for h in (self.o, self.t, self.m))
+  def _codes(self, x: jax.Array, now: _base.Now) -> jax.Array:
+    o, t, m = (now.value(h) for h in (self.o, self.t, self.m))
     return estimators.reste_sign(x, o, t=t, m=m, zero=self.zero)
 
 
@@ -55,18 +55,11 @@ class reste_weight(_Reste):  # noqa: N801 - called like a function
   detached: bool = False
   keep_scale: bool = True
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` of any shape."""
-    del variables
     measure = _parts.mean_magnitude if self.detached else _parts.magnitude
     return _base.make(
-      self._codes(x, progress),
+      self._codes(x, now),
       measure(x, range(x.ndim)),
       bits=1,
       levels=(-1, 1),
@@ -96,17 +89,10 @@ class reste_activation(_Reste):  # noqa: N801 - called like a function
   power follows the step (the code sets it once an epoch), and sign(0).
   """
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, any shape."""
-    del variables
     return _base.make(
-      self._codes(x, progress),
+      self._codes(x, now),
       None,
       bits=1,
       levels=(-1, 1),

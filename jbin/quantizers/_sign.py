@@ -33,18 +33,12 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
   edge: estimators.Edge = "closed"
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of `x`, any shape."""
     clip = None
     if self.clip is not None:
-      clip = schedules.value(self.clip, progress)
-    keep = _base.keep(variables)
+      clip = now.value(self.clip)
+    keep = now.keep
     codes = estimators.ste_sign(
       x, clip, edge=self.edge, zero=self.zero, keep=keep
     )

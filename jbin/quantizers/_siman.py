@@ -73,15 +73,8 @@ class siman_weight(_base.Quantizer):  # noqa: N801 - called like a function
       return {}
     return {"scale": _parts.initial_magnitude(x, (-1,), (channels,))}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    del progress
     over = _parts.other_axes(x.ndim, (-1,))
     v = _parts.standardize(x.astype(jnp.float32), over, eps=_EPS)
     size = v * jnp.sign(jax.lax.stop_gradient(v))
@@ -90,7 +83,7 @@ class siman_weight(_base.Quantizer):  # noqa: N801 - called like a function
     middle = jnp.sort(fixed, axis=0)[place]
     scale = None
     if self.learned_scale:
-      scale = _parts.along_last(variables["scale"], x.ndim)
+      scale = _parts.along_last(now["scale"], x.ndim)
     return _base.make(
       estimators.ste_sign(size - _parts.along_last(middle, x.ndim), None),
       scale,
@@ -123,15 +116,8 @@ class siman_activation(_base.Quantizer):  # noqa: N801 - called like a function
   bits: int = dataclasses.field(default=1, init=False, repr=False)
   zero: float = 1.0
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, examples first."""
-    del progress, variables
     over = _parts.other_axes(x.ndim, (0,))
     v = _parts.standardize(x.astype(jnp.float32), over, eps=_EPS)
     return _base.make(

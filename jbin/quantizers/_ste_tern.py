@@ -39,21 +39,14 @@ class ste_tern(_base.Quantizer):  # noqa: N801 - named as a function is called
   clip: schedules.Hyper | None = 1.0
   keep_ties: bool = True
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Ternary codes of `x`, any shape."""
-    del variables
     if self.ternary_weight_networks:
       threshold = SHARE * _parts.mean_magnitude(x, range(x.ndim))
     else:
-      threshold = schedules.value(self.threshold, progress)
+      threshold = now.value(self.threshold)
     clip = self.clip
     if clip is not None:
-      clip = schedules.value(clip, progress)
+      clip = now.value(clip)
     codes = estimators.ste_tern(x, threshold, clip, keep_ties=self.keep_ties)
     return _base.make(codes, None, bits=2, levels=(-1, 1))

@@ -59,17 +59,11 @@ class swish_sign(_base.Quantizer):  # noqa: N801 - named as a function is called
     start = schedules.value(self.beta, None)
     return {"beta": jnp.full((1,), start, jnp.float32)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of `x`, any shape."""
     if self.learned:
-      beta = jnp.reshape(variables["beta"], (1,) * x.ndim)
+      beta = jnp.reshape(now["beta"], (1,) * x.ndim)
     else:
-      beta = schedules.value(self.beta, progress)
+      beta = now.value(self.beta)
     codes = estimators.swish_sign(x, beta)
     return _base.make(codes, None, bits=1, levels=(-1, 1))

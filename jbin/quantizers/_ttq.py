@@ -45,21 +45,14 @@ class ttq(_base.Quantizer):  # noqa: N801 - named as a function is called
     del channels, x, key
     return {name: jnp.ones(1) for name in ("positive", "negative")}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Ternary weights from `x`, any shape."""
     positive, negative = (
-      jnp.reshape(variables[name], (1,) * x.ndim)
-      for name in ("positive", "negative")
+      jnp.reshape(now[name], (1,) * x.ndim) for name in ("positive", "negative")
     )
     wide = x.astype(jnp.float32)
     largest = jnp.abs(jax.lax.stop_gradient(wide)).max(keepdims=True)
-    threshold = schedules.value(self.threshold, progress) * largest
+    threshold = now.value(self.threshold) * largest
     codes = estimators.ste_tern(wide, threshold, None, keep_ties=False)
     at = jax.lax.stop_gradient(codes)
 

@@ -35,17 +35,10 @@ class twn(_base.Quantizer):  # noqa: N801 - named as a function is called
   axes: tuple[int, ...] = ()
   threshold: schedules.Hyper = 0.7
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Ternary weights from `x`, any shape that has the `axes`."""
-    del variables
     over = _parts.other_axes(x.ndim, self.axes)
-    share = schedules.value(self.threshold, progress)
+    share = now.value(self.threshold)
     threshold = share * _parts.mean_magnitude(x, over)
     codes = estimators.ste_tern(x, threshold, None, keep_ties=False)
     kept = jnp.abs(jax.lax.stop_gradient(codes)).astype(jnp.float32)

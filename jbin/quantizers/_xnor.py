@@ -82,15 +82,8 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     inside = size < 1 if self.edge == "open" else size <= 1
     return _parts.scale_gradient(codes, scale * inside + 1 / count), False
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Scaled signs of `x`, any shape that has the `axes`."""
-    del progress
     over = _parts.other_axes(x.ndim, self.axes)
     dtype = x.dtype
     if self.center:
@@ -98,7 +91,7 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     exact = self.gradient == "exact"
     scale = (_parts.magnitude if exact else _parts.mean_magnitude)(x, over)
     count = math.prod(x.shape[axis] for axis in over)
-    keep = "bits" if self.center else _base.keep(variables)
+    keep = "bits" if self.center else now.keep
     codes, keep_scale = self._codes(x, scale, count, keep)
     return _base.make(
       codes,

@@ -48,20 +48,13 @@ class xnorpp(_base.Quantizer):  # noqa: N801 - named as a function is called
     del x, key
     return {"scale": jnp.ones(channels, jnp.float32)}
 
-  def __call__(
-    self,
-    x: jax.Array,
-    *,
-    progress: jax.Array | None = None,
-    **variables: jax.Array,
-  ) -> _base.Quantized:
+  def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Scaled signs of a kernel `x` whose last axis is the output channel."""
-    del progress
     return _base.make(
       estimators.ste_sign(
-        x, 1.0, edge=self.edge, zero=self.zero, keep=_base.keep(variables)
+        x, 1.0, edge=self.edge, zero=self.zero, keep=now.keep
       ),
-      _parts.along_last(variables["scale"], x.ndim),
+      _parts.along_last(now["scale"], x.ndim),
       bits=1,
       levels=(-1, 1),
       dtype=x.dtype,

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import jbin
-from jbin import errors, nn, quantizers as q
+from jbin import convert, errors, nn, quantizers as q
 from tests.convert.others import MODELS
 
 ONE_BIT = {"input_quantizer": q.sign(), "kernel_quantizer": q.xnor()}
@@ -157,3 +157,49 @@ def test_a_variable_in_two_places_is_refused():
 
   with pytest.raises(errors.UserError, match="'a/kernel' and 'b/kernel'"):
     jbin.quantize(Tied(nnx.Rngs(0)), jbin.Rule(**ONE_BIT))
+
+
+# --- Named sets ---------------------------------------------------------------
+
+
+def test_a_method_leaves_the_ends_float_and_delays_kernels():
+  rules = convert.REGISTRY.get("method")(
+    "biper", start=0.1, weights_start=0.4, keep=("conv2",), omega=10.0
+  )
+  model, x = _made("cnn")
+  bits = {e.path: e.bits for e in jbin.plan(model, rules, x).entries if e.bits}
+  assert bits == {
+    "conv1": "32x32",
+    "conv2": "32x32",
+    "linear1": "1x1",
+    "linear2": "32x32",
+  }
+  kernel = rules[-1].slots(["kernel_quantizer"])["kernel_quantizer"]
+  assert (kernel.start, kernel.quantizer.start) == (0.1, 0.4)
+  assert kernel.quantizer.quantizer.omega == 10.0
+
+
+def test_written_out_rules():
+  rules = convert.REGISTRY.get("custom")(
+    rules=[{"path": "conv.*", **ONE_BIT}, {"position": "last"}]
+  )
+  assert rules == [jbin.Rule("conv.*", **ONE_BIT), jbin.Rule(position="last")]
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments", "text"),
+  [
+    ("method", {"method": "rest"}, "unknown method 'rest'; did you mean reste"),
+    (
+      "method",
+      {"method": "biper", "omgea": 3.0},
+      "unknown argument of method 'biper' 'omgea'; did you mean omega",
+    ),
+    ("method", {"method": "bnn", "ends": "flat"}, "unknown ends 'flat'"),
+    ("custom", {"rules": [{"pth": "x"}]}, "did you mean path"),
+    ("custom", {"rules": ["conv"]}, "a rule is a group of fields"),
+  ],
+)
+def test_a_wrong_set_is_an_error(name, arguments, text):
+  with pytest.raises(errors.UserError, match=text):
+    convert.REGISTRY.get(name)(**arguments)
