@@ -113,7 +113,7 @@ def _by_method(name: str, net: str) -> nnx.Module:
     for r in rules
   ]
   x = jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
-  return jbin.quantize(make(), precise, x, rngs=nnx.Rngs(1))
+  return jbin.quantize(make(), precise, x, quantizer_rngs=nnx.Rngs(1))
 
 
 def _bfloat16_dot(lhs: Any, rhs: Any, *args: Any, **kwargs: Any) -> jax.Array:

@@ -19,14 +19,16 @@ Expected (top-1 % in the papers or their code, ResNet-20 / ResNet-18):
   irnet 86.5 / 91.5      rbnn 86.5 / 92.2       siman 87.4 / 92.5
   adabin 88.1 / -
 BiBench (arXiv 2301.11233), in % of the float nets' top-1, mean of its nets:
-  bnn 94.54   xnornet 94.73   dorefa 95.03   bireal 95.61
+  bnn 94.54   xnornet 94.73   bireal 95.61 (its DoReFa is another operator)
   xnorpp 94.52   react 95.92   recu 96.72   fda 94.66
 No CIFAR-10 figure of a ResNet is at hand for the others. bop has its paper's
 recipe for another net, the rest BiBench's, or the one of BiBench's float nets
 where activations are float or have several bits.
 
 Differs from the papers: weight decay reaches kernels only (ReSTE's and BiPer's
-reach all parameters); BiBench starts from trained float nets; BiPer has one
+reach all parameters, PACT's its bound); BiPer's rates are those of its
+ResNet-18 (others are not published); ReSTE's ResNet-18 starts from He's fan-in
+(the framework's default there); BiBench starts from trained float nets; BiPer has one
 cosine and one weight decay for both of its stages (it restarts at 0.0037, and
 decays by 0.00016 there); BNN+ has no regulariser unless asked
 (--config.regularizer.name=bnnplus_r1 --config.regularizer.tau=...); ReActNet
@@ -142,6 +144,12 @@ BOP = {
   },
 }
 
+# IR-Net's sharpness: its script for ResNet-20 begins a hundred times softer.
+IRNET_T = {
+  "resnet20": {"t": {"name": "exponential", "start": 1e-3, "end": 10.0}},
+  "resnet18": {},
+}
+
 # Method -> what is around it, its recipe, what else it brings (groups of the
 # config to add to). A structure or a recipe that depends on the net is a group
 # with the nets' names.
@@ -157,7 +165,7 @@ METHODS = {
   "recu": (RECU, sgd(600, 256, decay=5e-4, warmup=5), {}),
   "biper": (RECU, sgd(900, 256, 0.021, 1.6e-3, warmup=5), BIPER),
   "reste": (RESTE, LONG_RESTE, {}),
-  "irnet": (IRNET, sgd(400, 128), {}),
+  "irnet": (IRNET, sgd(400, 128), IRNET_T),
   "rbnn": (PARAMETER_FREE, sgd(1000, 256), {"rules": {"epochs": 1000}}),
   "siman": (PARAMETER_FREE, sgd(400, 256), SIMAN),
   "adabin": ({**BIREAL, "activation": "maxout"}, sgd(400, 128), {}),
@@ -200,6 +208,7 @@ def get_config(arg="reste"):
   structure, recipe, more = METHODS[method]
   structure = structure.get(net, structure)
   recipe = recipe.get(net, recipe)
+  arguments = arguments.get(net, arguments)
   epoch = -(-IMAGES // recipe["batch_size"])  # steps
   config = ml_collections.ConfigDict()
 

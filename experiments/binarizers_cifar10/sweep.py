@@ -4,7 +4,8 @@ From the root of the repository, with CIFAR-10 at TFDS_DATA_DIR:
 
   python experiments/binarizers_cifar10/sweep.py           prints the commands
   python experiments/binarizers_cifar10/sweep.py --run     runs them
-  python experiments/binarizers_cifar10/sweep.py --table   README.md's table
+  python experiments/binarizers_cifar10/sweep.py --table   results.jsonl, and
+                                                           README.md's table
 
 A finished workdir is skipped, so the same command resumes the sweep after it
 was stopped; a run that was cut off begins again. `--jobs` runs go side by side,
@@ -35,6 +36,7 @@ from typing import Any
 from absl import app, flags
 
 HERE = "experiments/binarizers_cifar10"
+RESULTS = "results.jsonl"
 MARKS = ("<!-- table -->", "<!-- end of table -->")
 
 _METHODS = flags.DEFINE_list("methods", [], "methods; empty: float and all")
@@ -48,11 +50,11 @@ _RUN = flags.DEFINE_bool("run", False, "run the commands")
 _TABLE = flags.DEFINE_bool("table", False, "write the results into README.md")
 
 # Top-1 % of W1A1 ResNet-20 and ResNet-18 with the papers' own recipes, and
-# BiBench's share of the float nets' top-1 (%, mean of its nets).
+# BiBench's share of the float nets' top-1 (%, mean of its nets). Its DoReFa
+# scales each filter and has a window, as no method here, so it is not listed.
 PUBLISHED = {
   "bnn": ("", "", "94.54"),
   "xnornet": ("", "", "94.73"),
-  "dorefa": ("", "", "95.03"),
   "bireal": ("", "", "95.61"),
   "xnorpp": ("", "", "94.52"),
   "react": ("", "", "95.92"),
@@ -230,42 +232,64 @@ def _bits(name: str) -> str:
   return f"W{widths['kernel_quantizer']}A{widths['input_quantizer']}"
 
 
-def row(name: str) -> str:
-  """A method's line, from the files of its finished runs."""
-  accuracy, first, last = [], [], []
-  for seed in _SEEDS.value:
-    workdir = Path(_ROOT.value, f"{name}-{seed}")
+def measured(workdir: Path) -> dict[str, Any]:
+  """What the table needs of a finished run."""
+  name, _, seed = workdir.name.rpartition("-")
+  path = workdir / "metrics.jsonl"
+  train = _records(path, "train")
+  note = workdir / "sweep.json"
+  return {
+    "method": name,
+    "seed": int(seed),
+    "accuracy": _records(path, "test")[-1]["accuracy"],
+    "first_loss": train[0]["loss"],
+    "last_loss": train[-1]["loss"],
+    **(json.loads(note.read_text()) if note.is_file() else {}),
+  }
+
+
+def collect(path: Path) -> list[dict[str, Any]]:
+  """Adds the finished runs to the file of results; returns all of them."""
+  lines = path.read_text().splitlines() if path.exists() else []
+  known = {(r["method"], r["seed"]): r for r in map(json.loads, lines)}
+  for workdir in sorted(Path(_ROOT.value).glob("*-[0-9]*")):
     if finished(workdir):
-      path = workdir / "metrics.jsonl"
-      train = _records(path, "train")
-      accuracy.append(100 * _records(path, "test")[-1]["accuracy"])
-      first.append(train[0]["loss"])
-      last.append(train[-1]["loss"])
+      record = measured(workdir)
+      known[record["method"], record["seed"]] = record
+  records = [known[key] for key in sorted(known)]
+  path.write_text("".join(json.dumps(record) + "\n" for record in records))
+  return records
+
+
+def row(name: str, records: Sequence[dict[str, Any]]) -> str:
+  """A method's line, from its runs' results."""
+  mine = [record for record in records if record["method"] == name]
   ours = "not run | – | –"
-  if accuracy:
-    losses = f"{statistics.mean(first):.2f} → {statistics.mean(last):.2f}"
-    ours = f"{_spread(accuracy)} | {len(accuracy)} | {losses}"
+  if mine:
+    first, last = (
+      statistics.mean(record[key] for record in mine)
+      for key in ("first_loss", "last_loss")
+    )
+    accuracy = _spread([100 * record["accuracy"] for record in mine])
+    ours = f"{accuracy} | {len(mine)} | {first:.2f} → {last:.2f}"
   published = " | ".join(
     text or "–" for text in PUBLISHED.get(name, ("", "", ""))
   )
   return f"| `{name}` | {_bits(name)} | {ours} | {published} |"
 
 
-def table() -> str:
+def table(records: Sequence[dict[str, Any]]) -> str:
   """The table as Markdown, and what it took."""
   lines = [
     f"| {' | '.join(COLUMNS)} |",
     "|---" * len(COLUMNS) + "|",
-    *(row(name) for name in names()),
+    *(row(name, records) for name in names()),
   ]
-  notes = [
-    json.loads(path.read_text())
-    for path in sorted(Path(_ROOT.value).glob("*/sweep.json"))
-  ]
-  if notes:
-    total = sum(note["seconds"] / note["jobs"] for note in notes)
-    each = statistics.mean(note["seconds"] for note in notes)
-    lines += ["", f"{len(notes)} runs, {each:.0f} seconds each,"]
+  timed = [record for record in records if "seconds" in record]
+  if timed:
+    total = sum(record["seconds"] / record["jobs"] for record in timed)
+    each = statistics.median(record["seconds"] for record in timed)
+    lines += ["", f"{len(records)} runs; {each:.0f} seconds a run (median),"]
     lines[-1] += f" {total / 3600:.1f} hours in all."
   return "\n".join(lines)
 
@@ -276,7 +300,8 @@ def write_table(readme: Path) -> None:
   _, end, after = rest.partition(MARKS[1])
   if not found or not end:
     raise SystemExit(f"{readme} lacks the marks {' and '.join(MARKS)}")
-  text = f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{after}"
+  records = collect(readme.parent / RESULTS)
+  text = f"{before}{MARKS[0]}\n{table(records)}\n{MARKS[1]}{after}"
   readme.write_text(text)
 
 

@@ -18,7 +18,7 @@ def quantize(
   model: M,
   rules: _rule.Rule | Sequence[_rule.Rule],
   *example: Any,
-  rngs: nnx.Rngs | None = None,
+  quantizer_rngs: nnx.Rngs | None = None,
   **named: Any,
 ) -> M:
   """A low-bit copy of an NNX model, by rules; `plan` shows them first.
@@ -32,14 +32,15 @@ def quantize(
     rules: the first that fits a layer takes it.
     *example: what the model is called with; needed where a rule has a
       position.
-    rngs: for quantizers that draw their parameters, or in training.
-    **named: the example by name.
+    quantizer_rngs: for quantizers that draw their parameters, or in training.
+    **named: the example by name (`rngs`, where the model takes them).
 
   Raises:
-    errors.UserError: as `plan`, and for a quantizer that needs `rngs`.
+    errors.UserError: as `plan`, and for a quantizer that draws, without
+      `quantizer_rngs`.
   """
   chosen = _plan.plan(model, rules, *example, **named)
-  return chosen.apply(model, rngs=rngs)  # pyright: ignore[reportReturnType]
+  return chosen.apply(model, rngs=quantizer_rngs)  # pyright: ignore[reportReturnType]
 
 
 def dequantize(model: M) -> M:
@@ -68,13 +69,13 @@ def dequantize(model: M) -> M:
 
 
 def cite(model: nnx.Module) -> str:
-  """The BibTeX of every method that a model's quantizers come from.
+  """The BibTeX of every method that a model is made of.
 
   Args:
     model: an NNX module, quantized by rules or made of `jbin.nn` layers.
   """
   keys: list[str] = []
   for _, part in nnx.iter_modules(model):
-    if isinstance(part, nn.Quantizer):
-      keys += references.of(part.spec)
+    held = part.spec if isinstance(part, nn.Quantizer) else part
+    keys += references.of(held)
   return references.bibtex(keys)

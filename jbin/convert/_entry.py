@@ -43,7 +43,7 @@ def sorted_parts(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
   def order(item: tuple[str, Any]) -> list[tuple[int, str]]:
     return [
-      (int(key), "") if key.isdigit() else (-1, key)
+      (int(key), "") if key.isdecimal() else (-1, key)
       for key in item[0].split("/")
     ]
 
@@ -67,7 +67,7 @@ def _place(path: str, seen: _trace.Trace | None) -> str | None:
     return None
   if path == seen.order[0]:
     return "first"
-  return "last" if path == seen.order[-1] else "inner"
+  return "last" if path == seen.last else "inner"
 
 
 def layer_entry(

@@ -196,7 +196,8 @@ def adopt(
   kind = kind_of(layer)
   assert kind is not None
   new = _copy(layer)
-  new.__class__ = kind.ours
+  # Past NNX's bookkeeping of attributes, which would note it as one.
+  object.__setattr__(new, "__class__", kind.ours)
   inputs, outputs = kind.channels(layer)
   kernel = getattr(layer, kind.kernel).get_value()
   abstract = isinstance(kernel, jax.ShapeDtypeStruct)
@@ -217,8 +218,11 @@ def adopt(
       held = hold(make, seen, streams, lead, abstract)
     setattr(new, attribute, nnx.data(held))
   if kind.ours is not nn.Embed:
-    new.grad_precision = grad_precision
-  if kind.ours is nn.Conv:
+    # A layer of ours that a rule takes keeps its own wish for precision.
+    own = getattr(layer, "grad_precision", None)
+    wanted = grad_precision if own in (None, "float32") else own
+    new.grad_precision = wanted
+  if kind.ours is nn.Conv and not hasattr(new, "output_scale"):
     new.output_scale = nnx.data(None)
   return new
 
@@ -291,5 +295,5 @@ def release(layer: Any) -> Any:
       )
     if hasattr(new, "output_scale"):
       del new.output_scale
-    new.__class__ = kind.flax
+    object.__setattr__(new, "__class__", kind.flax)
   return new

@@ -175,9 +175,14 @@ def _refuse_shared(model: nnx.Module) -> None:
     model, is_leaf=lambda part: isinstance(part, nnx.Variable)
   )
   for keys, part in leaves:
-    if not isinstance(part, nnx.Variable):
-      continue
     here = name_of(keys)
+    if isinstance(part, nnx.Module):
+      raise errors.UserError(
+        f"'{here or 'the model'}' is a module with pytree=False, which cannot"
+        " be copied as a tree; leave that option out"
+      )
+    if not isinstance(part, nnx.Param):
+      continue
     if before := places.get(id(part)):
       raise errors.UserError(
         f"'{before}' and '{here}' are one variable; a model is a tree here:"

@@ -85,6 +85,11 @@ class Rule:
           f"the rule for {self.path!r}: {name} is {spec!r}; it must be a"
           " quantizer, such as jbin.quantizers.sign(), or None"
         )
+    if self.keeps and (self.start or self.grad_precision != "float32"):
+      raise errors.UserError(
+        f"the rule for {self.path!r} has no quantizers, so start and"
+        " grad_precision say nothing; leave them out, or give it quantizers"
+      )
     if not 0.0 <= self.start <= 1.0:
       raise errors.UserError(
         f"the rule for {self.path!r}: start is {self.start}; it is a progress"

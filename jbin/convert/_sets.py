@@ -53,7 +53,7 @@ def method(
   Args:
     method: a name of `jbin list methods`.
     ends: "float" leaves the first and the last layer alone, as papers do;
-      "same" does not.
+      "same" does not. Tables that are looked up stay float in either case.
     start: progress from which layers are quantized; floats before.
     weights_start: the same for the kernels alone, where they follow the
       activations (two-step training).
@@ -70,13 +70,22 @@ def method(
     if name not in known:
       raise errors.UnknownName(f"argument of method '{method}'", name, known)
   pair: dict[str, Any] = dict(make(**arguments))
+  if 0 < weights_start < start:
+    raise errors.UserError(
+      f"method '{method}': weights_start={weights_start} is before"
+      f" start={start}; kernels begin with their inputs or after them"
+    )
   if weights_start > start and pair.get("kernel_quantizer") is not None:
     pair["kernel_quantizer"] = quantizers.delayed(
       pair["kernel_quantizer"], weights_start
     )
   if ends not in ("float", "same"):
     raise errors.UnknownName("ends", ends, ("float", "same"))
+  if isinstance(keep, str):
+    raise errors.UserError(f"keep is a list of paths, got {keep!r}")
   rules = [Rule(path, note="kept float") for path in keep]
+  # A table that is looked up is the first layer of a language model.
+  rules.append(Rule(type="Embed", optional=True, note="a table"))
   if ends == "float":
     rules += [
       Rule(position=position, note=f"the {position} layer")

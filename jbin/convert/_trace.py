@@ -35,12 +35,14 @@ class Trace:
   """A run on an example.
 
   Attributes:
-    order: paths of the layers whose product ran, first to last.
+    order: paths of the layers whose product ran, by their first one.
+    last: path of the layer whose product came last.
     attention: paths of the attentions that ran.
     others: the products that belong to neither.
   """
 
   order: tuple[str, ...]
+  last: str | None
   attention: frozenset[str]
   others: tuple[Product, ...]
 
@@ -69,8 +71,12 @@ def trace(
     return model(*inputs[: len(args)], **given)
 
   report = cost.count(call, seen, *args, *values)
-  kernels = {f"{path}/{_kernel(layer)}": path for path, layer in layers.items()}
+  kernels = {
+    f"{path}/{_kernel(layer)}".lstrip("/"): path
+    for path, layer in layers.items()
+  }
   order: dict[str, None] = {}
+  last: str | None = None
   ran: set[str] = set()
   others: list[Product] = []
   for record in report.layers:
@@ -78,12 +84,13 @@ def trace(
     inside = [p for p in attentions if MARK + p in record.name.split("//")]
     if owners:
       order.update(dict.fromkeys(owners))
+      last = owners[-1]
     elif inside:
       ran.update(inside)
     else:
       shapes = (record.in_shape, record.kernel)
       others.append(Product(record.name, shapes, record.macs, record.params))
-  return Trace(tuple(order), frozenset(ran), tuple(others))
+  return Trace(tuple(order), last, frozenset(ran), tuple(others))
 
 
 MARK = "attention:"
@@ -96,8 +103,23 @@ def named_attention(model: nnx.Module, paths: Sequence[str]) -> nnx.Module:
   for path, part in nnx.iter_modules(copy):
     where = "/".join(map(str, path))
     if where in wanted and isinstance(part, nnx.MultiHeadAttention):
-      part.attention_fn = _scoped(part.attention_fn, where)
+      function = part.attention_fn
+      if isinstance(function, nnx.Module):
+        part.attention_fn = nnx.data(_Scoped(function, where))
+      else:
+        part.attention_fn = _scoped(function, where)
   return copy
+
+
+class _Scoped(nnx.Module):
+  """An attention function that is a module, in a scope."""
+
+  def __init__(self, function: nnx.Module, where: str):
+    self.function = function
+    self.where = where
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    return _scoped(self.function, self.where)(*args, **kwargs)
 
 
 def _scoped(function: Any, where: str) -> Any:

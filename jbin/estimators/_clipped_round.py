@@ -77,7 +77,7 @@ _clipped_round.defvjp(_forward, _backward)
 
 
 @_base.REGISTRY.register
-@references.cites("integer_only")
+@references.cites("ste", "integer_only")
 def clipped_round(
   x: jax.Array,
   low: float,

@@ -25,7 +25,7 @@ def sign(x: jax.Array, zero: float = 1.0) -> jax.Array:
 
 
 @_base.REGISTRY.register
-@references.cites("binarynet")
+@references.cites("ste", "binarynet")
 def ste_sign(
   x: jax.Array,
   clip: float | jax.Array | None = 1.0,

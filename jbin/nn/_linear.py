@@ -113,6 +113,8 @@ class Linear(nnx.Linear):
       raise errors.UserError(
         f"Linear: expected (batch..., {self.in_features}), got {inputs.shape}"
       )
+    if inputs.ndim == 1:  # one example: a quantizer's axis 0 is the examples'
+      return jnp.squeeze(self(inputs[None]), 0)
     x, kernel, dtype = operands(self, inputs, self.kernel[...])
     y = products.dot_general(
       x,

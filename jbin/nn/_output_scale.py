@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from jbin import bits, errors
+from jbin import bits, errors, references
 from jbin.nn import _conv
 
 
@@ -19,12 +19,13 @@ def _times(y: jax.Array, factor: jax.Array, name: str) -> jax.Array:
   return bits.mark((y.astype(jnp.float32) * factor).astype(y.dtype), name)
 
 
+@references.cites("xnornetpp")
 class SpatialScale(nnx.Module):
   """A learned factor for each row and each column of the output (XNOR++).
 
-  `y = x h w` with h (H, 1, 1) and w (1, W, 1), ones at the start; gradients
-  are those of the multiplication. The paper's third factor, one for each
-  output channel, is the learned scale of the kernel quantizer.
+  `y = x h w` with h (H,) along rows and w (W,) along columns, ones at the
+  start; gradients are those of the multiplication. The paper's third factor,
+  one for each output channel, is the learned scale of the kernel quantizer.
 
   Reference: Bulat and Tzimiropoulos, 2019 (arXiv 1909.13863).
   """
@@ -44,8 +45,9 @@ class SpatialScale(nnx.Module):
         "SpatialScale: height and width are those of the convolution's output,"
         f" at least 1; got {height} and {width}"
       )
-    self.height = nnx.Param(jnp.ones((height, 1, 1), jnp.float32))
-    self.width = nnx.Param(jnp.ones((1, width, 1), jnp.float32))
+    # Vectors: weight decay, which is for kernels, passes them by.
+    self.height = nnx.Param(jnp.ones(height, jnp.float32))
+    self.width = nnx.Param(jnp.ones(width, jnp.float32))
 
   def __call__(
     self, y: jax.Array, inputs: jax.Array | None = None, layer: Any = None
@@ -56,17 +58,19 @@ class SpatialScale(nnx.Module):
       errors.UserError: if the sizes are others than those at creation.
     """
     del inputs, layer
-    sizes = (self.height.shape[-3], self.width.shape[-2])
+    sizes = (self.height.shape[-1], self.width.shape[-1])
     if y.ndim != 4 or y.shape[1:3] != sizes:
       raise errors.UserError(
         f"SpatialScale: made for outputs (N, {sizes[0]}, {sizes[1]}, C), got"
         f" {y.shape}; its factors belong to positions, so give it the size of"
         " the convolution's output, and images of one size"
       )
-    factor = self.height[...] * self.width[...]
-    return _times(y, factor[None], "spatial_scale")
+    rows = jnp.reshape(self.height[...], (1, -1, 1, 1))
+    columns = jnp.reshape(self.width[...], (1, 1, -1, 1))
+    return _times(y, rows * columns, "spatial_scale")
 
 
+@references.cites("xnornet")
 class XnorMap(nnx.Module):
   """The mean magnitude of the input under each window (XNOR-Net's K).
 

@@ -75,7 +75,8 @@ class Quantizer(nnx.Module):
       )
     if rngs is None and (spec.seeded or spec.stochastic):
       raise errors.UserError(
-        f"{spec!r} draws random numbers; give rngs=nnx.Rngs(seed)"
+        f"{spec!r} draws random numbers; give rngs=nnx.Rngs(seed), to"
+        " jbin.quantize as quantizer_rngs"
       )
     self.spec = spec
     self.layout = layout
@@ -215,7 +216,9 @@ def calibrate(model: nnx.Module, *args: Any, **kwargs: Any) -> None:
   found = [
     part
     for _, part in nnx.iter_modules(model)
-    if isinstance(part, Quantizer) and part.spec.calibrates
+    if isinstance(part, Quantizer)
+    and part.spec.calibrates
+    and part.rank is None
   ]
   if not found:
     raise errors.UserError(

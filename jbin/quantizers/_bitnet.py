@@ -92,6 +92,11 @@ class bitnet_activation(_base.Quantizer):  # noqa: N801 - called like a function
   per_token: bool = True
   widths = (2, 8)
 
+  @property
+  def references(self) -> tuple[str, ...]:
+    """BitNet b1.58, or BitNet for `full`."""
+    return ("bitnet",) if self.full else ("bitnet158",)
+
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x` (..., features)."""
     top = 2 ** (self.bits - 1) - (not self.full)

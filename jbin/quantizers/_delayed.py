@@ -40,6 +40,10 @@ class delayed(_base.Quantizer):  # noqa: N801 - called like a function
         f"delayed needs a quantizer, got {self.quantizer!r}; write"
         " delayed(jbin.quantizers.sign(), 0.3)"
       )
+    if not 0.0 <= self.start <= 1.0:
+      raise errors.UserError(
+        f"delayed: start is {self.start}; it is a progress from 0 to 1"
+      )
     object.__setattr__(self, "bits", self.quantizer.bits)
     super().__post_init__()
 

@@ -12,6 +12,8 @@ import numpy as np
 from jbin import errors
 
 _LARGE = 2**20  # elements
+MOST = 1e15
+"""What statistics see of larger magnitudes: squares and sums stay finite."""
 _NOISE = 1e-5  # of a mean: less is rounding
 
 
@@ -43,14 +45,15 @@ scale_through.defvjp(_scale_forward, _scale_backward)
 def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
   """Mean of |x| over some axes, kept with length 1; float32, no gradient.
 
-  In a large kernel groups of eight rows are reduced by `|a| + |b|` first: XLA
-  on CPU writes |x| to memory before it sums it, but not for a combiner of our
-  own. (All rows at once would not do: such a reduction cannot be split over
-  devices, and an axis of eight never is.)
+  On one CPU device groups of eight rows of a large tensor are reduced by
+  `|a| + |b|` first: XLA writes |x| to memory there before it sums it, but not
+  for a combiner of our own. Over several devices such a reduction cannot be
+  split.
   """
   wide = jax.lax.stop_gradient(x).astype(jnp.float32)
   count = math.prod(x.shape[axis] for axis in over)
-  if 0 in over and x.size >= _LARGE and x.shape[0] % 8 == 0:
+  alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+  if alone and 0 in over and x.size >= _LARGE and x.shape[0] % 8 == 0:
     wide = jax.lax.reduce(
       wide.reshape(-1, 8, *x.shape[1:]),
       np.float32(0),
@@ -81,7 +84,7 @@ def magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
   Backward `dx = dy * sign(x) / n` with `sign(0) = 0`, as PyTorch has it
   (JAX's derivative of |x| at 0 is 1).
   """
-  wide = x.astype(jnp.float32)
+  wide = jnp.clip(x.astype(jnp.float32), -MOST, MOST)
   return (wide * jnp.sign(jax.lax.stop_gradient(wide))).mean(
     tuple(over), keepdims=True
   )
@@ -96,6 +99,7 @@ def _moments(
   wide: jax.Array, over: Sequence[int], ddof: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Deviations from the mean, their variance, and where it is nothing."""
+  wide = jnp.clip(wide, -MOST, MOST)
   mean = wide.mean(tuple(over), keepdims=True)
   deviation = wide - mean
   count = math.prod(wide.shape[axis] for axis in over)
@@ -125,6 +129,7 @@ def standardize(
     centered: whether the mean is taken off.
   """
   wide = x.astype(jnp.float32)
+  wide = jnp.clip(wide, -MOST, MOST)
   deviation, var, flat = _moments(wide, over, ddof)
   if eps > 0:
     inverse = jax.lax.rsqrt(var + eps)

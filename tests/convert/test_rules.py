@@ -101,7 +101,8 @@ def test_a_wrong_rule_is_an_error_that_names_the_cure(rules, text):
     ({"path": "blocks/["}, "no regular expression"),
     ({"position": "frist"}, "did you mean first"),
     ({"kernel_quantizer": "sign"}, "must be a quantizer"),
-    ({"start": 2.0}, "progress from 0 to 1"),
+    ({"start": 2.0, **ONE_BIT}, "progress from 0 to 1"),
+    ({"start": 0.5}, "has no quantizers, so start"),
   ],
 )
 def test_a_bad_rule_is_refused_at_once(fields, text):

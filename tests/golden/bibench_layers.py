@@ -77,9 +77,9 @@ class Case:
       ("kernel", "scale", "o_scale", -1),
       ("kernel", "scale", "alpha", -1),
       ("input", "threshold", "channel_threshold", -1),
-      ("output", "height", "h_scale", (-1, 1, 1)),
-      ("output", "width", "w_scale", (1, -1, 1)),
-      ("output", "height", "l_scale", (-1, 1, 1)),
+      ("output", "height", "h_scale", -1),
+      ("output", "width", "w_scale", -1),
+      ("output", "height", "l_scale", -1),
     ):
       if prefix + theirs in self:
         value = self.z[prefix + theirs].reshape(shape)

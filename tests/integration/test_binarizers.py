@@ -161,7 +161,7 @@ def test_it_writes_the_table_between_the_marks(root, tmp_path):
     "| `twn` | W2A32 | not run | – | – | – | – | – |",
     "| `reste` | W1A1 | 46.00 ± 1.41 | 2 | 2.25 → 1.50 | 86.75 | 92.63 | – |",
     "",
-    "2 runs, 40 seconds each, 0.0 hours in all.",
+    "2 runs; 40 seconds a run (median), 0.0 hours in all.",
   ]
 
 

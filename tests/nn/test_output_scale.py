@@ -49,12 +49,13 @@ def test_spatial_scale(slots, dtype):
   x = _random((2, 6, 4, 4), 1)
   np.testing.assert_array_equal(layer(x), _plus_bias(bare(x), layer))
   kinds = {path: kind for path, (kind, _) in layers.state_of(layer).items()}
-  for name, shape in (("height", (4, 1, 1)), ("width", (1, 3, 1))):
+  for name, shape in (("height", (4,)), ("width", (3,))):
     assert kinds["output_scale", name] is nnx.Param
     part = getattr(layer.output_scale, name)
     assert part.shape == shape
     part[...] = _random(shape, len(name))
-  height, width = layer.output_scale.height[...], layer.output_scale.width[...]
+  height = layer.output_scale.height[...].reshape(4, 1, 1)
+  width = layer.output_scale.width[...].reshape(1, 3, 1)
   product = bare(x)
   want = product.astype(jnp.float32) * (height * width)[None]
   np.testing.assert_array_equal(
