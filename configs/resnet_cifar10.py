@@ -28,8 +28,8 @@ where activations are float or have several bits.
 Differs from the papers: weight decay reaches kernels only (ReSTE's and BiPer's
 reach all parameters, PACT's its bound); BiPer's rates are those of its
 ResNet-18 (others are not published); ReSTE's ResNet-18 starts from He's fan-in
-(the framework's default there); BiBench starts from trained float nets; BiPer has one
-cosine and one weight decay for both of its stages (it restarts at 0.0037, and
+(the framework's default there); BiBench starts from trained float nets; BiPer
+has one cosine and one weight decay for both of its stages (it restarts at 0.0037, and
 decays by 0.00016 there); BNN+ has no regulariser unless asked
 (--config.regularizer.name=bnnplus_r1 --config.regularizer.tau=...); ReActNet
 has no teacher; images are normalised alike for all. Of IR-Net, RBNN, SiMaN and
@@ -146,7 +146,9 @@ BOP = {
 
 # IR-Net's sharpness: its script for ResNet-20 begins a hundred times softer.
 IRNET_T = {
-  "resnet20": {"t": {"name": "exponential", "start": 1e-3, "end": 10.0}},
+  "resnet20": {
+    "rules": {"t": {"name": "exponential", "start": 1e-3, "end": 10.0}}
+  },
   "resnet18": {},
 }
 
@@ -208,7 +210,7 @@ def get_config(arg="reste"):
   structure, recipe, more = METHODS[method]
   structure = structure.get(net, structure)
   recipe = recipe.get(net, recipe)
-  arguments = arguments.get(net, arguments)
+  more = more.get(net, more)
   epoch = -(-IMAGES // recipe["batch_size"])  # steps
   config = ml_collections.ConfigDict()
 
