@@ -29,8 +29,8 @@ Differs from the papers: weight decay reaches kernels only (ReSTE's and BiPer's
 reach all parameters, PACT's its bound); BiPer's rates are those of its
 ResNet-18 (others are not published); ReSTE's ResNet-18 starts from He's fan-in
 (the framework's default there); BiBench starts from trained float nets; BiPer
-has one cosine and one weight decay for both of its stages (it restarts at 0.0037, and
-decays by 0.00016 there); BNN+ has no regulariser unless asked
+has one cosine and one weight decay for both of its stages (it restarts at
+0.0037, and decays by 0.00016 there); BNN+ has no regulariser unless asked
 (--config.regularizer.name=bnnplus_r1 --config.regularizer.tau=...); ReActNet
 has no teacher; images are normalised alike for all. Of IR-Net, RBNN, SiMaN and
 AdaBin the shortcuts and norms that their sources leave open are ours.

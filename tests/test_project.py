@@ -65,6 +65,7 @@ ROOMS = [
   "schedules",
   "bits",
   "residuals",
+  "shards",
   "references",
   "registry",
   "errors",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jbin import errors, schedules
+from jbin import errors, schedules, shards
 from jbin.quantizers import Quantized, Quantizer as Spec
 
 Layout = Callable[[jax.Array], jax.Array]
@@ -132,6 +132,7 @@ class Quantizer(nnx.Module):
     variables: dict[str, Any] = _values(self.learned) | statistics
     if self.rngs is not None and not self.use_running_average:
       variables["key"] = self.rngs()
+    x, variables = shards.varying_alike((x, variables))
     if self.rank is not None:
       variables["stored"] = True
     quantized = self.spec(x, progress=progress, **variables)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbin import errors, residuals
+from jbin import errors, residuals, shards
 from jbin.products import _form
 from jbin.quantizers import Quantized
 
@@ -105,7 +105,7 @@ def product(
     dtype=jnp.result_type(*values),
   )
   pairs = tuple((q.codes, q.scale) if q else None for q in (xs, ws))
-  return _product(plan, *values, *pairs)
+  return _product(plan, *shards.varying_alike((*values, *pairs)))
 
 
 def _with_codes(
@@ -265,7 +265,9 @@ def _backward(
       pair = (operand, codes) if side == 0 else (codes, operand)
       return geometry.apply(*pair, None)
 
-    pull = jax.linear_transpose(linear, jax.ShapeDtypeStruct(like.shape, dtype))
+    # Only its type matters: XLA never sees the zeros.
+    example, _ = shards.varying_alike((jnp.zeros(like.shape, dtype), g))
+    pull = jax.linear_transpose(linear, example)
     # Both operands in one narrow dtype: a float32 one would widen the other.
     (cotangent,) = pull(upstream.astype(dtype))
     return cotangent.astype(like.dtype)
