@@ -287,6 +287,15 @@ class Quantizer(abc.ABC):
     return statistics
 
   @property
+  def window(self) -> schedules.Hyper | None:
+    """Half the width about 0 where a latent weight gets a gradient.
+
+    None where it gets one everywhere, or where that is not a question of the
+    weight alone.
+    """
+    return None
+
+  @property
   def seeded(self) -> bool:
     """Whether `parameters` draws: it then needs a key."""
     return False

@@ -55,6 +55,11 @@ class reste_weight(_Reste):  # noqa: N801 - called like a function
   detached: bool = False
   keep_scale: bool = True
 
+  @property
+  def window(self) -> schedules.Hyper | None:
+    """Where the gradient ends."""
+    return self.t
+
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` of any shape."""
     measure = _parts.mean_magnitude if self.detached else _parts.magnitude

@@ -33,6 +33,11 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
   edge: estimators.Edge = "closed"
   zero: float = 1.0
 
+  @property
+  def window(self) -> schedules.Hyper | None:
+    """That of the gradient."""
+    return self.clip
+
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of `x`, any shape."""
     clip = None

@@ -39,6 +39,11 @@ class ste_tern(_base.Quantizer):  # noqa: N801 - named as a function is called
   clip: schedules.Hyper | None = 1.0
   keep_ties: bool = True
 
+  @property
+  def window(self) -> schedules.Hyper | None:
+    """That of the gradient."""
+    return self.clip
+
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Ternary codes of `x`, any shape."""
     if self.ternary_weight_networks:

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jbin import errors, estimators, references
+from jbin import errors, estimators, references, schedules
 from jbin.quantizers import _base, _parts
 
 _GRADIENTS = ("ste", "paper", "exact")
@@ -81,6 +81,11 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     size = jnp.abs(jax.lax.stop_gradient(x))
     inside = size < 1 if self.edge == "open" else size <= 1
     return _parts.scale_gradient(codes, scale * inside + 1 / count), False
+
+  @property
+  def window(self) -> schedules.Hyper | None:
+    """1; None where other numbers are compared, or all get a gradient."""
+    return None if self.center or self.gradient == "paper" else 1.0
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Scaled signs of `x`, any shape that has the `axes`."""

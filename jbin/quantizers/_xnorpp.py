@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jbin import estimators, references
+from jbin import estimators, references, schedules
 from jbin.quantizers import _base, _parts
 
 
@@ -47,6 +47,11 @@ class xnorpp(_base.Quantizer):  # noqa: N801 - named as a function is called
     """Ones."""
     del x, key
     return {"scale": jnp.ones(channels, jnp.float32)}
+
+  @property
+  def window(self) -> schedules.Hyper | None:
+    """1."""
+    return 1.0
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Scaled signs of a kernel `x` whose last axis is the output channel."""

@@ -33,10 +33,8 @@ def measure(
     signs, where a 1-bit quantizer gives no codes. Left out for wider ones
     without codes.
   * `beyond_clip`: share of latents with `|w| > c` after the update, where
-    gradients end: c is the quantizer's `clip` (ReSTE's `t`), or 1. A quantizer
-    that centres or divides its kernel compares other numbers; this is of the
-    latents as they are. Left out for wider kernels than ternary ones, and
-    where there is no window.
+    gradients end: c is the quantizer's `window`. Left out where it has none:
+    gradients pass everywhere, or other numbers than the latents are compared.
   * `zero_gradient`: share of gradients that are exactly 0.
   * `estimating_error`: that of ReSTE, after the update; 1 bit only.
   * `gradient_instability`: that of ReSTE.
@@ -176,8 +174,7 @@ def _share(mask: jax.Array) -> jax.Array:
 
 def _window(part: nn.Quantizer) -> Any:
   """Half the width of where gradients pass; None: they pass everywhere."""
-  name = "t" if isinstance(part.spec, quantizers.reste_weight) else "clip"
-  limit = getattr(part.spec, name, 1.0)
+  limit = part.spec.window
   if limit is None:
     return None
   progress = None if part.progress is None else part.progress[...]

@@ -57,7 +57,7 @@ CASES = [
   Case(quantizers.delayed(quantizers.xnor(), 0.5), _sign, _magnitude),
   Case(quantizers.reste_weight(), _sign, lambda w: abs(w).mean(), window=1.5),
   Case(quantizers.ste_tern(0.05), _tern),
-  Case(quantizers.twn(), _twn, _twn_scale),
+  Case(quantizers.twn(), _twn, _twn_scale, window=None),
 ]
 
 
