@@ -41,7 +41,7 @@ def test_a_card_says_what_a_reader_needs(gallery, family, name):
   text = gallery.card(family, name, curves)
   assert text.count("<svg") == 2
   assert "At zero</b> 1" in text
-  assert "official vectors" in text
+  assert "the official code: " in text
   assert "@" in text  # BibTeX
   assert "<script" not in text
   for path in re.findall(r' d="([^"]+)"', text):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
-from jbin import nn, references
+from jbin import errors, nn, references
 from jbin.convert import _layers, _plan, _rule
 
 M = TypeVar("M", bound=nnx.Module)
@@ -51,6 +51,9 @@ def dequantize(model: M) -> M:
 
   Args:
     model: an NNX module.
+
+  Raises:
+    errors.UserError: if a quantizer would be left, in a module of the user's.
   """
 
   def undo(part: Any) -> Any:
@@ -64,7 +67,24 @@ def dequantize(model: M) -> M:
     if isinstance(part, nnx.MultiHeadAttention) and isinstance(
       own, nn.DotProductAttention
     ):
-      part.attention_fn = nnx.static(nnx.dot_product_attention)
+      if own.normalize is None:
+        part.attention_fn = nnx.static(nnx.dot_product_attention)
+      else:  # not softmax: Flax's function would compute something else
+        part.attention_fn = nnx.data(
+          nn.DotProductAttention(
+            own.head_dim, value_dim=own.value_dim, normalize=own.normalize
+          )
+        )
+  left = [
+    "/".join(map(str, path))
+    for path, part in nnx.iter_modules(new)
+    if isinstance(part, nn.Quantizer)
+  ]
+  if left:
+    raise errors.UserError(
+      f"dequantize: '{left[0]}' is a quantizer of a module that is no layer of"
+      " Flax or jbin; take it out of that module"
+    )
   return new
 
 

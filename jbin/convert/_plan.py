@@ -6,13 +6,13 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
-from jbin import errors, nn, products
+from jbin import cost, errors, nn, products
 from jbin.convert import _entry, _layers, _rule, _table, _trace
 from jbin.convert._entry import Entry, Slots
 
@@ -135,12 +135,34 @@ def plan(
     _entry.attention_entry(path, part, chosen, seen)
     for path, part in attentions.items()
   ]
-  _check_used(chosen, entries, [*layers, *attentions])
+  _check_used(chosen, entries, [*layers, *attentions], parts)
   entries.sort(key=lambda entry: _when(entry, seen))
   others = seen.others if seen is not None else ()
   entries += _entry.product_entries(others, parts)
   entries += _entry.other_modules(parts, {**layers, **attentions}, others)
-  return Plan(tuple(entries), chosen)
+  made = Plan(tuple(entries), chosen)
+  if seen is not None:
+    _try(made, model, example, named)
+  return made
+
+
+def _try(
+  made: Plan, model: nnx.Module, example: Sequence[Any], named: Any
+) -> None:
+  """Runs the converted model on abstract values: does it run at all."""
+  low = nnx.eval_shape(lambda m: made.apply(m, rngs=nnx.Rngs(0)), model)
+  names = list(named)
+
+  def call(low: nnx.Module, *inputs: Any) -> Any:
+    given = dict(zip(names, inputs[len(example) :], strict=True))
+    return low(*inputs[: len(example)], **given)
+
+  try:
+    cost.count(call, low, *example, *named.values())
+  except errors.UserError as error:
+    raise errors.UserError(
+      f"the model does not run on the example once it is converted: {error}"
+    ) from error
 
 
 def name_of(keys: Any) -> str:
@@ -205,7 +227,10 @@ def _when(entry: Entry, seen: _trace.Trace | None) -> float:
 
 
 def _check_used(
-  rules: Sequence[_rule.Rule], entries: Sequence[Entry], paths: Sequence[str]
+  rules: Sequence[_rule.Rule],
+  entries: Sequence[Entry],
+  paths: Sequence[str],
+  parts: Mapping[str, Any],
 ) -> None:
   """Refuses a rule that took nothing."""
   used = {entry.rule for entry in entries}
@@ -213,7 +238,16 @@ def _check_used(
     if index in used or rule.optional:
       continue
     fitting = [path for path in paths if re.fullmatch(rule.path, path)]
-    if fitting:
+    others = [path for path in parts if re.fullmatch(rule.path, path)]
+    if not fitting and others:
+      cure = (
+        f"{others[0]!r} is a {type(parts[others[0]]).__name__}, which rules do"
+        " not reach: they take Flax's own layers, not subclasses or modules"
+        " that hold layers"
+      )
+    elif fitting and not rule.slots(_rule.LAYER_SLOTS) and not rule.keeps:
+      cure = "it has quantizers for attentions only, and fits none"
+    elif fitting:
       cure = (
         f"its path fits {fitting[0]!r}"
         + (f" and {len(fitting) - 1} more" if len(fitting) > 1 else "")

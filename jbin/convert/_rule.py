@@ -67,6 +67,19 @@ class Rule:
       errors.UserError: for a path that is no regular expression, an unknown
         position, or what is not a quantizer.
     """
+    kinds = {
+      "path": str,
+      "min_size": int,
+      "max_size": int | None,
+      "start": int | float,
+      "note": str,
+    }
+    for name, kind in kinds.items():
+      if not isinstance(getattr(self, name), kind):
+        raise errors.UserError(
+          f"a rule's {name} is {getattr(self, name)!r}; it must be of type"
+          f" {getattr(kind, '__name__', kind)}"
+        )
     try:
       re.compile(self.path)
     except re.error as error:

@@ -52,6 +52,9 @@ def resolve(item: Any) -> Any:
     for family in (schedules.REGISTRY, quantizers.REGISTRY):
       if item.get("name") in family:
         return call(family, config_lib.Named(item["name"], rest))
+    if isinstance(item.get("name"), str):
+      known = [*schedules.REGISTRY, *quantizers.REGISTRY]
+      raise errors.UnknownName("schedule or quantizer", item["name"], known)
     return {key: resolve(value) for key, value in item.items()}
   if isinstance(item, list | tuple):
     return type(item)(resolve(value) for value in item)

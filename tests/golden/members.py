@@ -78,9 +78,20 @@ MEMBERS: dict[str, dict[str, tuple[str, ...] | str]] = {
 }
 
 
+# Vectors that no official code made.
+OTHERS = {
+  "estimators/derived_misc": "the formulas, worked out in float64",
+  "estimators/bitnet": "the published formulas, run in PyTorch",
+  "estimators/lsq": "a public implementation, not the authors'",
+}
+
+
 def status(family: str, member: str) -> str:
   """What the gallery says of a member."""
   found = MEMBERS[family][member]
   if isinstance(found, str):
     return found
-  return "official vectors " + ", ".join(found)
+  official = [name for name in found if name not in OTHERS]
+  parts = ["the official code: " + ", ".join(official)] if official else []
+  parts += [f"{OTHERS[name]}: {name}" for name in found if name in OTHERS]
+  return "; ".join(parts)
