@@ -107,7 +107,8 @@ def clipped_round(
     errors.UserError: if `low >= high`, or the rounding or edge is unknown.
 
   The residual is one bit for each element (a byte with "half"). Reference:
-  Bengio et al., 2013 (arXiv 1308.3432).
+  Bengio et al., 2013 (arXiv 1308.3432). Differs from the paper in: it has the
+  idea, not this function.
   """
   if low >= high:
     raise errors.UserError(f"clipped_round: low {low} is not below {high}")

@@ -110,7 +110,8 @@ def dsq(
     errors.UserError: if bits is below 1.
 
   The residual is `x`; the arithmetic is in float32. Reference: Gong et al.,
-  Differentiable Soft Quantization, 2019 (arXiv 1908.05033).
+  Differentiable Soft Quantization, 2019 (arXiv 1908.05033). Differs from the
+  paper in nothing that is known; no official code was at hand.
   """
   if bits < 1:
     raise errors.UserError(f"dsq: bits must be at least 1, got {bits}")

@@ -36,7 +36,7 @@ def ste_heaviside(
     errors.UserError: if the edge is unknown.
 
   The residual is one bit for each element. Second derivative: 0. Reference:
-  Larq (Geiger and Team, 2020).
+  Larq (Geiger and Team, 2020). Differs from it in nothing that is known.
   """
   at_zero = jnp.asarray(zero, x.dtype)
   y = jnp.where(x == 0, at_zero, (x > 0).astype(x.dtype))

@@ -53,6 +53,6 @@ def ste_sign(
     errors.UserError: if the edge is unknown.
 
   Second derivative: 0. Reference: Hubara et al., Binarized Neural Networks,
-  2016 (arXiv 1602.02830).
+  2016 (arXiv 1602.02830). Differs from PyTorch code in: sign(0).
   """
   return _window.pass_inside(x, sign(x, zero), clip, edge, keep)

@@ -39,7 +39,7 @@ def ste_tern(
 
   The residual is one bit for each element. Second derivative: 0. Reference:
   Larq (Geiger and Team, 2020); Li et al., Ternary Weight Networks, 2016 (arXiv
-  1605.04711).
+  1605.04711). Differs from Larq in nothing that is known.
   """
   threshold = jax.lax.stop_gradient(jnp.asarray(threshold, jnp.float32))
   if keep_ties:

@@ -27,7 +27,8 @@ def stochastic_sign(
     h: where p reaches 1, positive; gets no gradient, nor does `draw`.
 
   There is no residual. Second derivative: 0. Reference: Courbariaux et al.,
-  BinaryConnect, 2015 (arXiv 1511.00363).
+  BinaryConnect, 2015 (arXiv 1511.00363). Differs from the code in: the caller
+  draws.
   """
   h = jnp.asarray(h, jnp.float32)
   p = jnp.clip((x.astype(jnp.float32) / h + 1) / 2, 0.0, 1.0)

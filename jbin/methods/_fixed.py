@@ -30,7 +30,8 @@ def xnornet() -> _base.Pair:
 def dorefa(bits: int = 1, activation_bits: int | None = None) -> _base.Pair:
   """DoReFa-Net: weights and activations of k bits on uniform levels.
 
-  One bit: signs; the kernel's are scaled by its mean magnitude. Wants: ReLU
+  One bit: signs (of inputs too, where the paper has 0 and 1); the kernel's are
+  scaled by its mean magnitude. Gradients are not quantized. Wants: ReLU
   with more than one bit of activations, which it clips to [0, 1]. Reference:
   arXiv 1606.06160.
 

@@ -176,7 +176,8 @@ class abcnet_activation(_base.Quantizer):  # noqa: N801 - called like a function
       that start equal stay equal: all their gradients are.
 
   `beta` (ones at the start) and `shift` are learned, of shape (N,), for the
-  whole tensor. Reference: Lin et al., 2017 (arXiv 1711.11294).
+  whole tensor. Reference: Lin et al., 2017 (arXiv 1711.11294). Differs from
+  the paper in: the shifts start apart, since equal ones never part.
 
   Raises:
     errors.UserError: if there is not one shift for each base.

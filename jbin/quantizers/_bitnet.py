@@ -24,7 +24,8 @@ class bitnet158_weight(_base.Quantizer):  # noqa: N801 - called like a function
   everywhere. At zero: 0; weights of zeros stay zeros.
 
   Two bits wide, levels -1, 0, +1.
-  Reference: Ma et al., 2024 (arXiv 2402.17764).
+  Reference: Ma et al., 2024 (arXiv 2402.17764). Differs from the paper in
+  nothing that is known.
   """
 
   bits: int = dataclasses.field(default=2, init=False, repr=False)
@@ -52,7 +53,8 @@ class bitnet_weight(_base.Quantizer):  # noqa: N801 - called like a function
   Attributes:
     zero: the sign where `w` is the mean.
 
-  Reference: Wang et al., 2023 (arXiv 2310.11453).
+  Reference: Wang et al., 2023 (arXiv 2310.11453). Differs from the paper in
+  nothing that is known.
   """
 
   bits: int = dataclasses.field(default=1, init=False, repr=False)

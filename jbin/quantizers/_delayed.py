@@ -19,14 +19,16 @@ class delayed(_base.Quantizer):  # noqa: N801 - called like a function
   Forward and backward: those of `quantizer` from progress `start` on; before,
   `y = x` and `dx = dy`. Nothing recompiles at the switch. Products take the
   float value for the whole run, since codes exist only once it is on; with
-  `start <= 0` it is `quantizer` itself, with its codes.
+  `start <= 0` it is `quantizer` itself, with its codes. At zero: as that
+  has it.
 
   Attributes:
     quantizer: what it becomes.
     start: the progress from which it is on, 0 to 1.
 
   Reference: PokeBNN's two phases (arXiv 2112.00133) and the two steps of
-  ReActNet; BiViT's cross-layer binarization delays whole layers.
+  ReActNet; BiViT's cross-layer binarization delays whole layers. Differs from
+  theirs in: one run, where theirs start a second one from the first's weights.
   """
 
   bits: int = dataclasses.field(init=False, repr=False)

@@ -29,8 +29,8 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
     scaled_sign: whether one bit is the paper's sign times mean |w|. False: it
       follows the formula of k > 1, as Larq's code has it: +-1, and -1 at zero.
 
-  Reference: Zhou et al., 2016 (arXiv 1606.06160). Differs from the paper in
-  nothing that is known.
+  Reference: Zhou et al., 2016 (arXiv 1606.06160). Differs from the paper in:
+  gradients are not quantized.
   """
 
   bits: int = 1

@@ -108,7 +108,8 @@ class absmax(_base.Quantizer):  # noqa: N801 - called like a function
   Raises:
     errors.UserError: if the groups do not fit the tensor.
 
-  Reference: Jacob et al., 2018 (arXiv 1712.05877).
+  Reference: Jacob et al., 2018 (arXiv 1712.05877). Differs from the paper in:
+  the bound is that of the tensor at hand, not a running one.
   """
 
   bits: int = 8

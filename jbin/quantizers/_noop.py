@@ -23,7 +23,8 @@ class noop(_base.Quantizer):  # noqa: N801 - named as a function is called
   Attributes:
     bits: the width that the cost report sees, 1 to 8.
 
-  Reference: Helwegen et al., 2019 (arXiv 1906.02107); Larq.
+  At zero: 0. Reference: Helwegen et al., 2019 (arXiv 1906.02107); Larq.
+  Differs from Larq in nothing that is known.
   """
 
   bits: int = 1

@@ -28,7 +28,8 @@ class pact(_base.Quantizer):  # noqa: N801 - named as a function is called
 
   The paper decays alpha (L2), which is the optimizer's part. alpha is one
   number for the tensor, of shape (1,). Reference: Choi et al., 2018
-  (arXiv 1805.06085).
+  (arXiv 1805.06085). Differs from the paper in: that decay is not set by any
+  default.
   """
 
   bits: int = 4

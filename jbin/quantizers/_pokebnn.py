@@ -102,7 +102,8 @@ class poke_activation(_base.Quantizer):  # noqa: N801 - called like a function
   Attributes:
     bound: B; a number or a schedule.
 
-  Reference: Zhang et al., 2022 (arXiv 2112.00133).
+  Reference: Zhang et al., 2022 (arXiv 2112.00133). Differs from the code in
+  nothing that is known.
   """
 
   bits: int = dataclasses.field(default=1, init=False, repr=False)
@@ -128,7 +129,9 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
     bits: the width, 1 to 8.
 
   The paper quantizes weights late: `delayed(poke_weight(1), start)`.
-  Reference: Zhang et al., 2022 (arXiv 2112.00133); AQT's legacy code.
+  At zero: the lowest positive level with one bit, else 0.
+  Reference: Zhang et al., 2022 (arXiv 2112.00133); AQT's legacy code. Differs
+  from the code in nothing that is known.
   """
 
   bits: int = 1

@@ -17,7 +17,8 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
   """The sign, scale 1 (BinaryNet: weights and activations).
 
   Forward `y = +1 if x >= 0 else -1`; backward `dx = dy * [|x| <= clip]`.
-  At zero: +1. Reference: Hubara et al., 2016 (arXiv 1602.02830).
+  At zero: +1. Reference: Hubara et al., 2016 (arXiv 1602.02830). Differs from
+  the code in: sign(0), an option.
 
   Attributes:
     clip: the half width of the gradient's window; a number or a schedule.

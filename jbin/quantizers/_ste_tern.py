@@ -30,7 +30,8 @@ class ste_tern(_base.Quantizer):  # noqa: N801 - named as a function is called
     keep_ties: whether an entry on the threshold keeps its sign, as Larq's code
       has it; its documentation says it becomes 0.
 
-  Reference: Larq (Geiger and Team, 2020).
+  Reference: Larq (Geiger and Team, 2020). Differs from it in nothing that is
+  known.
   """
 
   bits: int = dataclasses.field(default=2, init=False, repr=False)

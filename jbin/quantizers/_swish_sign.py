@@ -27,7 +27,7 @@ class swish_sign(_base.Quantizer):  # noqa: N801 - named as a function is called
       has the gradient `sum dy * x * (2 - u tanh(u/2)) / (1 + cosh u)`.
 
   BNN+ adds a regularizer: `jbin.regularizers`. Reference: Darabi et al., 2018
-  (arXiv 1812.11800).
+  (arXiv 1812.11800). Differs from Larq in: no NaN at infinity.
 
   Raises:
     errors.UserError: if a learned beta is given as a schedule.

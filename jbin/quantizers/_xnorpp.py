@@ -31,7 +31,8 @@ class xnorpp(_base.Quantizer):  # noqa: N801 - named as a function is called
   Learned: `scale` (C,), ones at first. The paper's factors for each row and
   column of the output are no property of a kernel: a layer has those.
 
-  Reference: Bulat and Tzimiropoulos, 2019 (arXiv 1909.13863).
+  Reference: Bulat and Tzimiropoulos, 2019 (arXiv 1909.13863). Differs from the
+  paper in: the factors of rows and columns are `nn.SpatialScale`'s.
   """
 
   bits: int = dataclasses.field(default=1, init=False, repr=False)
