@@ -28,7 +28,7 @@ class lab_activation(_base.Quantizer):  # noqa: N801 - called like a function
   For two maps z0 and z1 of the same channel ("paper"), forward
   `y = +1 if z1 > z0 else -1`; backward that of `2 softmax(z)_1 - 1`, which is
   `dz1 = -dz0 = dy * (1 - tanh(d)^2) / 2` with `d = (z1 - z0) / 2`; the filters,
-  biases and beta are learned. Equal maps, zeros among them: -1.
+  biases and beta are learned. Equal maps, and so both at zero: -1.
 
   Attributes:
     layout: which two maps a channel j compares. "code": the 2 C maps come

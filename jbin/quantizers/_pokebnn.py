@@ -155,7 +155,7 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
   (`v <- v + 0.1 (batch - v)`; a channel without any is left as it is). At the
   first step whose progress reaches `start`, the bounds become
   `max(|running max|, |running min|)` and stay. Before that `y = x`, after it
-  `y` is PokeBNN's signed or unsigned `integer`, with its gradient.
+  `y` is PokeBNN's signed or unsigned `integer`, with its gradient. At zero: 0.
 
   Attributes:
     bits: the width, 2 to 8.

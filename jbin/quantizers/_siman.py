@@ -52,7 +52,8 @@ class siman_weight(_base.Quantizer):  # noqa: N801 - called like a function
   Learned: `scale` (C,), alpha, from mean|w|.
 
   At zero: as any other magnitude. The paper's {0, 1} differs from this {-1, +1}
-  by a shift. `shrink_latents` is the other half of the method. Reference: Lin et al., 2022 (arXiv 2102.07981).
+  by a shift. `shrink_latents` is the other half of the method. Reference: Lin
+  et al., 2022 (arXiv 2102.07981).
   Differs from the code in: the rule for ties (the code's sort breaks them),
   the scale belongs to the kernel, so a bias is not multiplied by it, and the
   latent weights are not overwritten in the forward pass.
