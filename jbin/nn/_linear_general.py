@@ -126,7 +126,11 @@ class LinearGeneral(nnx.LinearGeneral):
     kernel = self.kernel[...]
     if self.kernel_quantizer is None:
       kernel = self.kernel_layout(kernel)
-    x, kernel, dtype = _linear.operands(self, self._rows(inputs), kernel)
+    rows = self._rows(inputs)
+    alone = rows.ndim == 1  # one example: a quantizer's axis 0 is the examples'
+    x, kernel, dtype = _linear.operands(
+      self, rows[None] if alone else rows, kernel
+    )
     batch = tuple(range(len(self.batch_axis)))
     if batch:
       kernel = jax.tree.map(self._batched, kernel)
@@ -145,4 +149,4 @@ class LinearGeneral(nnx.LinearGeneral):
       y += jnp.reshape(
         bias, (*shape[: len(batch)], *rest, *shape[len(batch) :])
       )
-    return y
+    return jnp.squeeze(y, 0) if alone else y
