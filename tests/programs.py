@@ -1,5 +1,6 @@
-"""What several tests read of a traced program: its equations and its tags."""
+"""What several tests read of programs: equations, tags, how often traced."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,6 +8,27 @@ import jax
 from jax.extend import core
 
 from jbin import bits
+
+
+class Jit:
+  """`jax.jit` of a function, and how often it was traced.
+
+  A jitted function tells how many programs it holds only through a private
+  name, which forgets once thousands of others have run.
+  """
+
+  def __init__(self, function: Callable[..., Any], **options: Any):
+    self.traces = 0
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+      self.traces += 1
+      return function(*args, **kwargs)
+
+    self._jitted = jax.jit(traced, **options)
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    return self._jitted(*args, **kwargs)
 
 
 def _inside(value: Any) -> Iterator[core.Jaxpr]:

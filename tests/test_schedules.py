@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jbin import errors, nn, quantizers, schedules
+from tests import programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,11 +211,11 @@ def test_equal_arguments_make_equal_schedules(row):
 
 
 def test_a_schedule_is_a_static_argument():
-  run = jax.jit(schedules.value, static_argnums=0)
+  run = programs.Jit(schedules.value, static_argnums=0)
   for end in (1.0, 2.0):
     assert run(schedules.linear(0, end), 0.5) == end / 2
     assert run(schedules.linear(0, end), 0.25) == end / 4
-  assert run._cache_size() == 2
+  assert run.traces == 2
 
 
 def test_a_number_is_its_own_value():
@@ -346,7 +347,7 @@ def test_a_layer_sees_its_progress():
   )
   graph, state = nnx.split(layer)
 
-  @jax.jit
+  @programs.Jit
   def gradient(state, progress, x):
     now = nnx.merge(graph, schedules.set_progress(state, progress))
     return jax.grad(lambda x: now(x).sum())(x)
@@ -355,4 +356,4 @@ def test_a_layer_sees_its_progress():
   for progress, passed in ((0.0, 2), (0.5, 1), (1.0, 0)):
     got = gradient(state, np.float32(progress), x)
     assert int((got != 0).sum()) == passed
-  assert gradient._cache_size() == 1
+  assert gradient.traces == 1

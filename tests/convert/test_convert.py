@@ -11,6 +11,7 @@ from flax import nnx
 
 import jbin
 from jbin import cost, nn, quantizers as q, schedules
+from tests import programs
 from tests.convert.others import MODELS, Cnn, Decoder, Vit, images
 
 ONE_BIT = {"input_quantizer": q.sign(), "kernel_quantizer": q.xnor()}
@@ -175,7 +176,7 @@ def test_it_trains(name):
 def test_a_rule_may_begin_late():
   model, _, x = _made("cnn")
   low = jbin.quantize(model, jbin.Rule(start=0.3, **ONE_BIT), x)
-  run = jax.jit(lambda m, x: m(x))
+  run = programs.Jit(lambda m, x: m(x))
   for progress, same in ((0.0, True), (0.29, True), (0.3, False)):
     now = nnx.merge(
       nnx.graphdef(low), schedules.set_progress(nnx.state(low), progress)
@@ -183,7 +184,7 @@ def test_a_rule_may_begin_late():
     np.testing.assert_array_equal(
       np.allclose(run(now, x), model(x), atol=1e-5), same
     )
-  assert run._cache_size() == 1
+  assert run.traces == 1
 
 
 def test_a_stack_of_layers_gets_a_stack_of_variables():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jbin import errors, estimators
+from tests import programs
 
 SHAPE = (4, 6)
 # function of (x, hyper), and the name in words
@@ -35,9 +36,9 @@ def _x():
 
 @every_member
 def test_a_new_value_compiles_nothing(f):
-  run = jax.jit(functools.partial(_gradients, f))
+  run = programs.Jit(functools.partial(_gradients, f))
   results = [run(_x(), np.float32(hyper)) for hyper in (1.0, 1.5, 2.5)]
-  assert run._cache_size() == 1
+  assert run.traces == 1
   for _, _, dhyper in results:
     assert dhyper == 0
   first, *_, last = (dx for _, dx, _ in results)

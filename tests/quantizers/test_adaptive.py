@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from jbin import cost, errors, nn, quantizers
+from tests import programs
 
 
 def _kernel(shape=(3, 3, 8, 4)):
@@ -24,12 +25,11 @@ def _shrunk(w, percent):
 
 def test_shrink_latents_follows_a_traced_percent():
   w = _kernel()
-  # A function of its own: jit shares what it compiled for the same one.
-  run = jax.jit(functools.partial(quantizers.shrink_latents, w))
+  run = programs.Jit(functools.partial(quantizers.shrink_latents, w))
   for percent in (0.0, 3.3, 7.5, 15.0, 50.0):
     got = run(np.float32(percent))
     np.testing.assert_allclose(got, _shrunk(w, percent), atol=1e-6)
-  assert run._cache_size() == 1
+  assert run.traces == 1
 
 
 def test_shrink_latents_keeps_zeros_dtypes_and_what_is_shrunk():

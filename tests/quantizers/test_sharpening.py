@@ -8,6 +8,7 @@ from flax import nnx
 
 from jbin import errors, nn, quantizers, schedules
 from jbin.quantizers import _rbnn
+from tests import programs
 from tests.quantizers import formulas
 from tests.quantizers.formulas import SHAPE
 
@@ -46,14 +47,14 @@ def test_a_schedule_is_traced_and_equals_its_number(make, schedule, number):
     run = lambda x: quantizer(x, progress=progress).value
     return run(x), jax.grad(lambda x: run(x).sum())(x)
 
-  scheduled = jax.jit(lambda x, p: pair(make(schedule), x, p))
+  scheduled = programs.Jit(lambda x, p: pair(make(schedule), x, p))
   x = formulas.tensor()
   for at in (0.0, 0.5, 1.0):
     got = scheduled(x, np.float32(at))
     if at == 0.5:
       for mine, want in zip(got, pair(make(number), x), strict=True):
         np.testing.assert_allclose(mine, want, rtol=1e-5, atol=1e-6)
-  assert scheduled._cache_size() == 1
+  assert scheduled.traces == 1
   assert make(schedule).scheduled
   assert not make(number).scheduled
   with pytest.raises(errors.UserError, match="needs a progress"):
@@ -77,13 +78,13 @@ def test_biper_goes_from_the_sine_to_its_sign_without_recompiling():
   assert (alpha >= 0).all()
   assert (alpha < 1).all()
   graphdef, state = nnx.split(layer)
-  run = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+  run = programs.Jit(lambda state, x: nnx.merge(graphdef, state)(x))
   x = np.eye(8, dtype=np.float32)
   wave = np.sin(5 * kernel)
   for progress, want in ((0.0, wave), (0.49, wave), (0.5, np.sign(wave))):
     y = run(schedules.set_progress(state, progress), x)
     np.testing.assert_allclose(y, alpha * want, atol=1e-6)
-  assert run._cache_size() == 1
+  assert run.traces == 1
 
 
 def test_biper_needs_a_key_for_its_scale_only():
@@ -189,7 +190,7 @@ def test_rotations_are_learned_once_an_epoch():
   graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
   x = np.random.default_rng(2).normal(size=(2, 6, 6, 8)).astype(np.float32)
 
-  @jax.jit
+  @programs.Jit
   def step(params, rest, progress):
     def loss(params):
       rest_now = schedules.set_progress(rest, progress)
@@ -210,7 +211,7 @@ def test_rotations_are_learned_once_an_epoch():
     for leaf in jax.tree.leaves(grads):
       assert np.isfinite(leaf).all()
       assert (leaf != 0).any()
-  assert step._cache_size() == 1
+  assert step.traces == 1
   for index in range(1, 12):
     same = (rotations[index] == rotations[index - 1]).all()
     assert same == (index % 3 != 0), index

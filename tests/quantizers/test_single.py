@@ -49,13 +49,13 @@ def test_a_schedule_is_traced_once_and_equals_its_number(make):
 
 def test_delayed_switches_without_recompiling():
   quantizer = quantizers.delayed(quantizers.poke_weight(1), 7800 / 124800)
-  run = jax.jit(lambda x, p: quantizer(x, progress=p).value)
+  run = programs.Jit(lambda x, p: quantizer(x, progress=p).value)
   x = formulas.tensor()
   on = quantizers.poke_weight(1)(x).value
   for step, want in ((0, x), (7799, x), (7800, on), (124800, on)):
     progress = schedules.progress_at(step, 124800)
     np.testing.assert_array_equal(run(x, progress), want)
-  assert run._cache_size() == 1
+  assert run.traces == 1
 
 
 def test_gate():
@@ -109,7 +109,7 @@ def test_ema_bounds_measures_then_freezes(per_channel):
   batches = [x * (rng.random(SHAPE) < 0.8) for x in batches]
   batches = [x.astype(np.float32) for x in batches]
   progresses = [0.0, 0.25, 0.5, 0.75, 1.0]
-  update = jax.jit(quantizer.update)
+  update = programs.Jit(quantizer.update)
   state = quantizer.statistics(SHAPE[-1])
   bounds = []
   for step, (x, progress) in enumerate(zip(batches, progresses, strict=True)):
@@ -128,7 +128,7 @@ def test_ema_bounds_measures_then_freezes(per_channel):
   if per_channel:
     assert bounds[2][3] == 0
   np.testing.assert_array_equal(bounds[2], bounds[4])
-  assert update._cache_size() == 1
+  assert update.traces == 1
 
 
 def test_ema_bounds_statistics_take_no_gradient():
