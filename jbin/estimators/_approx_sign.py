@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from jbin import references
-from jbin.estimators import _base
-from jbin.estimators._ste_sign import sign
+from jbin.estimators import _base, _surrogate
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _approx_sign(x: jax.Array, zero: float) -> jax.Array:
-  return sign(x, zero)
-
-
-def _forward(x: jax.Array, zero: float) -> tuple[jax.Array, jax.Array]:
-  return sign(x, zero), x
-
-
-def _backward(zero: float, x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
-  del zero
-  return (g * jnp.maximum(2 - 2 * jnp.abs(x), 0).astype(g.dtype),)
-
-
-_approx_sign.defvjp(_forward, _backward)
+def _factor(x: jax.Array) -> jax.Array:
+  return jnp.maximum(2 - 2 * jnp.abs(x), 0)
 
 
 @_base.REGISTRY.register
@@ -45,4 +29,4 @@ def approx_sign(x: jax.Array, *, zero: float = 1.0) -> jax.Array:
   The residual is `x`. Reference: Liu et al., Bi-Real Net, 2018
   (arXiv 1808.00278). Differs from the code in nothing but sign(0).
   """
-  return _approx_sign(x, zero)
+  return _surrogate.sign_with(_factor, x, (), zero)

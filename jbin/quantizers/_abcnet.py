@@ -125,7 +125,7 @@ class abcnet_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
     Both are float32 and carry no gradient.
     """
-    wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+    wide = jax.lax.stop_gradient(_parts.bounded(x))
     over = _parts.other_axes(x.ndim, self.axes)
     positive = self._bases(wide, over)
     levels = self._levels(wide, over, _count(positive))
@@ -136,17 +136,15 @@ class abcnet_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes weights `x`, any shape that has the `axes`."""
-    wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+    wide = jax.lax.stop_gradient(_parts.bounded(x))
     over = _parts.other_axes(x.ndim, self.axes)
     reached = _count(self._bases(wide, over))
     levels = self._levels(wide, over, reached)
     total = levels[-1]  # all bases +1: the sum of the alphas
     if self.bases == 1:
-      return _base.make(
+      return _base.signs(
         _parts.straight_through(x, 2 * reached - 1),
         total,
-        bits=1,
-        levels=(-1, 1),
         dtype=x.dtype,
         keep_scale=True,
       )
@@ -221,11 +219,9 @@ class abcnet_activation(_base.Quantizer):  # noqa: N801 - called like a function
     # clip(u, 0, 1) >= 1/2 is the sign of u - 1/2, its window half as wide.
     signs = [estimators.ste_sign(wide + (v - 0.5), 0.5) for v in shift]
     if self.bases == 1:
-      return _base.make(
+      return _base.signs(
         signs[0],
         beta[0],
-        bits=1,
-        levels=(-1, 1),
         dtype=x.dtype,
         keep_scale=True,
       )

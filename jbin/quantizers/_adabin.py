@@ -46,7 +46,7 @@ class adabin_weight(_base.Quantizer):  # noqa: N801 - called like a function
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
-    wide = x.astype(jnp.float32)
+    wide = _parts.bounded(x)
     over = _parts.other_axes(x.ndim, (-1,))
     codes = estimators.ede_sign(
       _parts.standardize(wide, over, ddof=0),
@@ -54,15 +54,13 @@ class adabin_weight(_base.Quantizer):  # noqa: N801 - called like a function
       k=None if self.k is None else now.value(self.k),
       zero=self.zero,
     )
-    return _base.make(
+    return _base.signs(
       codes,
       _parts.spread(wide, over, ddof=0),
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       offset=wide.mean(over, keepdims=True),
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )
 
 
@@ -111,13 +109,11 @@ class adabin_activation(_base.Quantizer):  # noqa: N801 - called like a function
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes activations `x`, any shape."""
     a, b = (jnp.reshape(now[n], (1,) * x.ndim) for n in ("a", "b"))
-    return _base.make(
-      estimators.approx_sign((x.astype(jnp.float32) - b) / a, zero=self.zero),
+    return _base.signs(
+      estimators.approx_sign((_parts.bounded(x) - b) / a, zero=self.zero),
       a,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       offset=a * b if self.form == "code" else b,
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

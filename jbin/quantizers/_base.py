@@ -129,6 +129,38 @@ def make(
   return Quantized(value, narrow, scale, bits, levels, offset)
 
 
+def signs(
+  codes: jax.Array,
+  scale: jax.Array | None = None,
+  *,
+  zero: float = 1.0,
+  dtype: Any = None,
+  offset: jax.Array | None = None,
+  keep_scale: bool = False,
+) -> Quantized:
+  """`make` of one bit: codes of -1 and +1.
+
+  Args:
+    codes: signs, from an estimator.
+    scale: as in `make`, like the others.
+    zero: what the estimator gives at 0; other than -1 and +1 it is no bit, and
+      the result has no codes.
+    dtype: of the value.
+    offset: added after the scale.
+    keep_scale: whether the gradient of `codes` carries the scale.
+  """
+  return make(
+    codes,
+    scale,
+    bits=1,
+    levels=(-1, 1),
+    dtype=dtype,
+    offset=offset,
+    keep_scale=keep_scale,
+    exact=abs(zero) == 1,
+  )
+
+
 def without_codes(
   value: jax.Array, *, bits: int, levels: tuple[int, int]
 ) -> Quantized:
@@ -325,3 +357,11 @@ def required_key(quantizer: Quantizer, key: jax.Array | None) -> jax.Array:
       f"{quantizer!r} draws its initial values; give parameters(..., key=...)"
     )
   return key
+
+
+def drawn(
+  quantizer: Quantizer, key: jax.Array | None, channels: int
+) -> jax.Array:
+  """One value a channel, uniform in [0, 1), for a `seeded` quantizer."""
+  key = required_key(quantizer, key)
+  return jax.random.uniform(key, (channels,), jnp.float32)

@@ -39,11 +39,9 @@ class bibert_weight(_base.Quantizer):  # noqa: N801 - called like a function
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Binarizes `x`, any shape that has the `axes`."""
     over = _parts.other_axes(x.ndim, self.axes)
-    return _base.make(
+    return _base.signs(
       _bivit.row_signs(x, over, "closed", self.zero),
       _parts.mean_magnitude(x, over),
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

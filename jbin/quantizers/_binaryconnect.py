@@ -84,4 +84,7 @@ class binaryconnect(_base.Quantizer):  # noqa: N801 - called like a function
     else:
       codes = estimators.ste_sign(x, None, zero=self.zero)
     scale = jnp.full((1,) * x.ndim, limit, jnp.float32)
-    return _base.make(codes, scale, bits=1, levels=(-1, 1))
+    return _base.signs(
+      codes,
+      scale,
+    )

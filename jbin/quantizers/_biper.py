@@ -69,8 +69,7 @@ class biper_weight(_base.Quantizer):  # noqa: N801 - called like a function
     del x
     if not self.learned_scale:
       return {}
-    key = _base.required_key(self, key)
-    return {"scale": jax.random.uniform(key, (channels,), jnp.float32)}
+    return {"scale": _base.drawn(self, key, channels)}
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
@@ -78,14 +77,12 @@ class biper_weight(_base.Quantizer):  # noqa: N801 - called like a function
     scale = None
     if self.learned_scale:
       scale = _parts.along_last(now["scale"], x.ndim)
-    binary = _base.make(
+    binary = _base.signs(
       estimators.sine_sign(x, omega, zero=self.zero),
       scale,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )
     if self.binary_from <= 0:
       return binary

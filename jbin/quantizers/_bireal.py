@@ -33,5 +33,4 @@ class bireal(_base.Quantizer):  # noqa: N801 - named as a function is called
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, any shape."""
     codes = estimators.approx_sign(x, zero=self.zero)
-    exact = abs(self.zero) == 1
-    return _base.make(codes, None, bits=1, levels=(-1, 1), exact=exact)
+    return _base.signs(codes, None, zero=self.zero)

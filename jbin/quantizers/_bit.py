@@ -58,10 +58,11 @@ class bit_activation(_base.Quantizer):  # noqa: N801 - called like a function
     """Quantizes activations `x`, channels last, with the `alpha` given."""
     dtype, offset = x.dtype, None
     if self.shift:
-      shift = jnp.reshape(now["shift"], (1,) * (x.ndim - 1) + (-1,))
+      shift = _parts.along_last(now["shift"], x.ndim)
       x = x.astype(jnp.float32) + shift
     if self.minimum and self.bits > 1 and not self.signed:
-      offset = jax.lax.stop_gradient(x.astype(jnp.float32).min(keepdims=True))
+      x = _parts.bounded(x)
+      offset = jax.lax.stop_gradient(x.min(keepdims=True))
     return _lsq.quantize(
       x,
       now["alpha"],
@@ -104,15 +105,13 @@ def signs_about_mean(
     kept: the axes that keep a mean magnitude of their own.
     zero: the sign at 0.
   """
-  wide = x.astype(jnp.float32)
+  wide = _parts.bounded(x)
   mean = jax.lax.stop_gradient(wide.mean())
-  return _base.make(
+  return _base.signs(
     estimators.ste_sign(wide - mean, None, zero=zero),
     _parts.mean_magnitude(x, _parts.other_axes(x.ndim, kept)),
-    bits=1,
-    levels=(-1, 1),
     dtype=x.dtype,
-    exact=abs(zero) == 1,
+    zero=zero,
   )
 
 

@@ -21,7 +21,7 @@ def row_signs(
   (`< 1` if `edge="open"`), and the mean is differentiated:
   `dx = dv - mean(dv)`. float32.
   """
-  centered = _parts.center(x.astype(jnp.float32), over)
+  centered = _parts.center(x, over)
   return estimators.ste_sign(centered, 1.0, edge=edge, zero=zero)
 
 
@@ -56,18 +56,16 @@ class bivit_weight(_base.Quantizer):  # noqa: N801 - called like a function
     """Binarizes a kernel `x` whose last axis is the output channel."""
     over = _parts.other_axes(x.ndim, (-1,))
     scale = (
-      jnp.reshape(now["alpha"], (1,) * (x.ndim - 1) + (-1,))
+      _parts.along_last(now["alpha"], x.ndim)
       if self.learned
       else _parts.mean_magnitude(x, over)
     )
-    return _base.make(
+    return _base.signs(
       row_signs(x, over, "open", self.zero),
       scale,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )
 
   def parameters(

@@ -39,11 +39,9 @@ class dorefa_weight(_base.Quantizer):  # noqa: N801 - called like a function
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes weights `x` of any shape."""
     if self.bits == 1 and self.scaled_sign:
-      return _base.make(
+      return _base.signs(
         estimators.ste_sign(x, None),
         _parts.mean_magnitude(x, range(x.ndim)),
-        bits=1,
-        levels=(-1, 1),
       )
     n = 2**self.bits - 1
     squashed = jnp.tanh(x.astype(jnp.float32))

@@ -72,15 +72,13 @@ class fbi_weight(_base.Quantizer):  # noqa: N801 - named as a function is called
     spread = [1] * x.ndim
     for axis in _KEPT[self.pattern]:
       spread[axis] = x.shape[axis]
-    return _base.make(
+    return _base.signs(
       estimators.ste_sign(x.astype(jnp.float32), None, zero=self.zero),
       jnp.reshape(alpha, spread),
       offset=jnp.reshape(beta, spread),
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )
 
   def _shape(self, x: jax.Array) -> tuple[int, ...]:
@@ -104,7 +102,7 @@ class fbi_weight(_base.Quantizer):  # noqa: N801 - named as a function is called
       return {"alpha": alpha, "beta": jnp.zeros(shape, jnp.float32)}
     shape = self._shape(x)
     over = _parts.other_axes(x.ndim, _KEPT[self.pattern])
-    wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+    wide = jax.lax.stop_gradient(_parts.bounded(x))
     beta = wide.mean(over, keepdims=True)
     alpha = jnp.abs(wide - beta).mean(over, keepdims=True)
     return {"alpha": alpha.reshape(shape), "beta": beta.reshape(shape)}

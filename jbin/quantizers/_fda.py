@@ -69,14 +69,12 @@ class _Fda(_base.Quantizer):
   ) -> _base.Quantized:
     """`scale * (codes + alpha * noise)`."""
     if noise is None:
-      return _base.make(
+      return _base.signs(
         codes,
         scale,
-        bits=1,
-        levels=(-1, 1),
         dtype=dtype,
         keep_scale=True,
-        exact=abs(self.zero) == 1,
+        zero=self.zero,
       )
     value = codes + now.value(self.alpha) * noise
     if scale is not None:

@@ -59,14 +59,12 @@ class irnet_weight(_IrNet):  # noqa: N801 - called like a function
     there = mean > 0
     power = jnp.round(jnp.log2(jnp.where(there, mean, 1.0)))
     scale = jnp.where(there, jnp.ldexp(1.0, power.astype(jnp.int32)), 0.0)
-    return _base.make(
+    return _base.signs(
       self._codes(v, now),
       scale,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )
 
 
@@ -91,10 +89,8 @@ class irnet_activation(_IrNet):  # noqa: N801 - called like a function
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, any shape."""
-    return _base.make(
+    return _base.signs(
       self._codes(x, now),
       None,
-      bits=1,
-      levels=(-1, 1),
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

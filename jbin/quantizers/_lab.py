@@ -89,7 +89,7 @@ class lab_activation(_base.Quantizer):  # noqa: N801 - called like a function
         f"lab_activation: expected (N, {self.spatial} spatial axes, C), got"
         f" {x.shape}; give spatial={max(x.ndim - 2, 1)}"
       )
-    maps = _maps(x.astype(jnp.float32), now["kernel"], now["bias"])
+    maps = _maps(_parts.bounded(x), now["kernel"], now["bias"])
     beta = now["beta"] if self.beta is None else self.beta
     channels = x.shape[-1]
     if self.layout == "code":
@@ -99,7 +99,7 @@ class lab_activation(_base.Quantizer):  # noqa: N801 - called like a function
     gap = beta * (second - first)
     # tanh(gap / 2) is 2 softmax - 1.
     codes = estimators.ede_sign(gap, 0.5, k=1.0, zero=-1.0)
-    return _base.make(codes, None, bits=1, levels=(-1, 1), dtype=x.dtype)
+    return _base.signs(codes, None, dtype=x.dtype)
 
 
 def _maps(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:

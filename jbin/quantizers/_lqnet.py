@@ -83,7 +83,7 @@ def _refit(
   ridge: float,
 ) -> jax.Array:
   """The basis that fits `x` best with the codes that it has under `basis`."""
-  x = jax.lax.stop_gradient(x).astype(jnp.float32)
+  x = jax.lax.stop_gradient(_parts.bounded(x))
   basis = jax.lax.stop_gradient(basis)
   _, middles, codes = _staircase(basis, signed)
   end = jnp.full((*middles.shape[:-1], 1), jnp.inf)
@@ -165,11 +165,9 @@ class lqnet_weight(_base.Quantizer):  # noqa: N801 - called like a function
     """Quantizes a kernel `x` whose last axis is the output channel."""
     basis = jax.lax.stop_gradient(now["basis"])
     if self.bits == 1:
-      return _base.make(
+      return _base.signs(
         _parts.straight_through(x, jnp.where(x > 0, 1.0, -1.0)),
         _parts.along_last(jnp.abs(basis[:, 0]), x.ndim),
-        bits=1,
-        levels=(-1, 1),
       )
     levels, middles, _ = _staircase(_broad(basis, x.ndim), True)
     value = _parts.straight_through(x, _nearest(x, levels, middles))

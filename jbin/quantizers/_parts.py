@@ -15,6 +15,7 @@ _LARGE = 2**20  # elements
 MOST = 1e15
 """What statistics see of larger magnitudes: squares and sums stay finite."""
 _NOISE = 1e-5  # of a mean: less is rounding
+_LEAST = 1e-24  # a variance whose power of -3/2 is still finite
 
 
 @jax.custom_vjp
@@ -45,6 +46,8 @@ scale_through.defvjp(_scale_forward, _scale_backward)
 def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
   """Mean of |x| over some axes, kept with length 1; float32, no gradient.
 
+  A mean beyond `MOST` is that, so that a product with zero is one.
+
   On one CPU device groups of eight rows of a large tensor are reduced by
   `|a| + |b|` first: XLA writes |x| to memory there before it sums it, but not
   for a combiner of our own. Over several devices such a reduction cannot be
@@ -60,7 +63,7 @@ def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
       lambda a, b: jnp.abs(a) + jnp.abs(b),
       (1,),
     )
-  return jnp.abs(wide).sum(tuple(over), keepdims=True) / count
+  return jnp.minimum(jnp.abs(wide).sum(tuple(over), keepdims=True) / count, MOST)
 
 
 def other_axes(ndim: int, kept: Sequence[int]) -> tuple[int, ...]:
@@ -78,6 +81,11 @@ def other_axes(ndim: int, kept: Sequence[int]) -> tuple[int, ...]:
   return tuple(axis for axis in range(ndim) if axis not in keep)
 
 
+def absolute(x: jax.Array) -> jax.Array:
+  """|x|, whose derivative at 0 is 0, as PyTorch has it (JAX's is 1)."""
+  return x * jnp.sign(jax.lax.stop_gradient(x))
+
+
 def magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
   """Mean of |x| over some axes, kept with length 1; float32, differentiable.
 
@@ -85,14 +93,37 @@ def magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
   (JAX's derivative of |x| at 0 is 1).
   """
   wide = jnp.clip(x.astype(jnp.float32), -MOST, MOST)
-  return (wide * jnp.sign(jax.lax.stop_gradient(wide))).mean(
-    tuple(over), keepdims=True
-  )
+  return absolute(wide).mean(tuple(over), keepdims=True)
+
+
+@jax.custom_vjp
+def _bounded(x: jax.Array) -> jax.Array:
+  return jnp.clip(x, -MOST, MOST)
+
+
+def _bounded_forward(x: jax.Array) -> tuple[jax.Array, None]:
+  return jnp.clip(x, -MOST, MOST), None
+
+
+def _bounded_backward(_: None, g: jax.Array) -> tuple[jax.Array]:
+  return (g,)
+
+
+_bounded.defvjp(_bounded_forward, _bounded_backward)
+
+
+def bounded(x: jax.Array) -> jax.Array:
+  """`x` in float32, no larger than `MOST`; the gradient passes all over.
+
+  So the backward pass need not keep where it was larger.
+  """
+  return _bounded(x.astype(jnp.float32))
 
 
 def center(x: jax.Array, over: Sequence[int]) -> jax.Array:
-  """`x` minus its mean over some axes, which is differentiated too."""
-  return x - x.mean(tuple(over), keepdims=True)
+  """`bounded(x)` minus its mean over some axes, which is differentiated too."""
+  wide = bounded(x)
+  return wide - wide.mean(tuple(over), keepdims=True)
 
 
 def _moments(
@@ -106,7 +137,8 @@ def _moments(
   var = jnp.square(deviation).sum(tuple(over), keepdims=True)
   var = var / max(count - ddof, 1)
   # The mean of equal numbers is not quite equal to them.
-  return deviation, var, var <= jnp.square(_NOISE * jax.lax.stop_gradient(mean))
+  least = jnp.square(_NOISE * jax.lax.stop_gradient(mean))
+  return deviation, var, var <= jnp.maximum(least, _LEAST)
 
 
 def standardize(
@@ -124,8 +156,8 @@ def standardize(
     over: the axes of the mean and the variance.
     ddof: 1 for the unbiased variance, 0 for that of the population.
     eps: added to the variance. If it is 0, where all entries are equal (to
-      1e-5 of their mean) the result is 0, with gradient 0; the papers' code
-      divides 0 by 0.
+      1e-5 of their mean, or to 1e-12) the result is 0, with gradient 0; the
+      papers' code divides 0 by 0.
     centered: whether the mean is taken off.
   """
   wide = x.astype(jnp.float32)

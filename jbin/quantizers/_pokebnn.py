@@ -33,7 +33,10 @@ def binary(
   """
   bound = jax.lax.stop_gradient(bound)
   codes = estimators.ste_sign(x, EDGE * bound, edge="open", keep=keep)
-  return _base.make(codes, (bound + EPS) / 2, bits=1, levels=(-1, 1))
+  return _base.signs(
+    codes,
+    (bound + EPS) / 2,
+  )
 
 
 def integer(
@@ -139,7 +142,7 @@ class poke_weight(_base.Quantizer):  # noqa: N801 - called like a function
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
     over = _parts.other_axes(x.ndim, (-1,))
-    bound = jnp.abs(x.astype(jnp.float32)).max(over, keepdims=True)
+    bound = jnp.abs(_parts.bounded(x)).max(over, keepdims=True)
     if self.bits == 1:
       return binary(x, bound, now.keep)
     return integer(x, bound, self.bits)
@@ -201,7 +204,7 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     **statistics: jax.Array,
   ) -> Mapping[str, jax.Array]:
     """Running statistics after `x`, and the bounds once they are due."""
-    x = jax.lax.stop_gradient(x).astype(jnp.float32)
+    x = jax.lax.stop_gradient(_parts.bounded(x))
     over = _parts.other_axes(x.ndim, (-1,) if self.per_channel else ())
     there = x != 0
     count = there.sum(over)
@@ -230,7 +233,7 @@ class ema_bounds(_base.Quantizer):  # noqa: N801 - called like a function
     bounds = now["bounds"]
     on = integer(
       x,
-      jnp.reshape(bounds, (1,) * (x.ndim - 1) + (-1,)),
+      _parts.along_last(bounds, x.ndim),
       self.bits,
       self.signed,
     )

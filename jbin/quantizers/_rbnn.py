@@ -199,7 +199,7 @@ class rbnn_weight(_base.Quantizer):  # noqa: N801 - called like a function
     if self.detached:
       rotated = jax.lax.stop_gradient(rotated)
     sine = jnp.sin(_parts.along_last(now["theta"], x.ndim))
-    share = sine * jnp.sign(jax.lax.stop_gradient(sine))
+    share = _parts.absolute(sine)
     k = None if self.k is None else now.value(self.k)
     codes = estimators.rbnn_sign(
       v + share * (rotated - v),
@@ -210,14 +210,12 @@ class rbnn_weight(_base.Quantizer):  # noqa: N801 - called like a function
     scale = None
     if self.learned_scale:
       scale = _parts.along_last(now["scale"], x.ndim)
-    return _base.make(
+    return _base.signs(
       codes,
       scale,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )
 
 
@@ -250,11 +248,9 @@ class rbnn_activation(_base.Quantizer):  # noqa: N801 - called like a function
     t = jnp.maximum(now.value(self.t), 1.0)
     over = _parts.other_axes(x.ndim, (0,))
     v = _parts.standardize(x.astype(jnp.float32), over)
-    return _base.make(
+    return _base.signs(
       estimators.rbnn_sign(v, t, k=1.0, zero=self.zero),
       None,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

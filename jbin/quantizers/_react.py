@@ -56,11 +56,9 @@ class rsign(_base.Quantizer):  # noqa: N801 - named as a function is called
     if not self.shifted:
       plain = estimators.approx_sign(x, zero=self.zero)
       codes = _parts.straight_through(codes, plain)
-    return _base.make(
+    return _base.signs(
       codes,
       None,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

@@ -64,8 +64,7 @@ class recu_weight(_base.Quantizer):  # noqa: N801 - called like a function
     del x
     if not self.learned_scale:
       return {}
-    key = _base.required_key(self, key)
-    return {"scale": jax.random.uniform(key, (channels,), jnp.float32)}
+    return {"scale": _base.drawn(self, key, channels)}
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` whose last axis is the output channel."""
@@ -78,14 +77,12 @@ class recu_weight(_base.Quantizer):  # noqa: N801 - called like a function
     scale = None
     if self.learned_scale:
       scale = _parts.along_last(now["scale"], x.ndim)
-    return _base.make(
+    return _base.signs(
       estimators.ste_sign(v, clamp, zero=self.zero),
       scale,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )
 
 
@@ -125,5 +122,4 @@ class recu_activation(_base.Quantizer):  # noqa: N801 - called like a function
       over = _parts.other_axes(x.ndim, self.axes)
       v = _parts.standardize(x, over, eps=_EPS, centered=False)
       codes = _parts.straight_through(estimators.approx_sign(v), codes)
-    exact = abs(self.zero) == 1
-    return _base.make(codes, None, bits=1, levels=(-1, 1), exact=exact)
+    return _base.signs(codes, None, zero=self.zero)

@@ -63,14 +63,12 @@ class reste_weight(_Reste):  # noqa: N801 - called like a function
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Quantizes a kernel `x` of any shape."""
     measure = _parts.mean_magnitude if self.detached else _parts.magnitude
-    return _base.make(
+    return _base.signs(
       self._codes(x, now),
       measure(x, range(x.ndim)),
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=self.keep_scale,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )
 
 
@@ -96,10 +94,8 @@ class reste_activation(_Reste):  # noqa: N801 - called like a function
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Signs of activations `x`, any shape."""
-    return _base.make(
+    return _base.signs(
       self._codes(x, now),
       None,
-      bits=1,
-      levels=(-1, 1),
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

@@ -48,5 +48,4 @@ class sign(_base.Quantizer):  # noqa: N801 - named as a function is called
     codes = estimators.ste_sign(
       x, clip, edge=self.edge, zero=self.zero, keep=keep
     )
-    exact = abs(self.zero) == 1
-    return _base.make(codes, None, bits=1, levels=(-1, 1), exact=exact)
+    return _base.signs(codes, None, zero=self.zero)

@@ -27,7 +27,7 @@ def shrink_latents(w: jax.Array, percent: float | jax.Array) -> jax.Array:
     w: the latent weights (..., out), floating; the result has its dtype.
     percent: 0 to 50, traced or not; the paper's falls from 15 to 0. 0 centres.
   """
-  u = _parts.center(w.astype(jnp.float32), _parts.other_axes(w.ndim, (-1,)))
+  u = _parts.center(w, _parts.other_axes(w.ndim, (-1,)))
   share = jnp.asarray(percent, jnp.float32) / 100
   low, high = jnp.quantile(jnp.abs(u), jnp.stack([share, 1 - share]))
   return (jnp.sign(u) * jnp.clip(jnp.abs(u), low, high)).astype(w.dtype)
@@ -78,18 +78,16 @@ class siman_weight(_base.Quantizer):  # noqa: N801 - called like a function
     """Quantizes a kernel `x` whose last axis is the output channel."""
     over = _parts.other_axes(x.ndim, (-1,))
     v = _parts.standardize(x.astype(jnp.float32), over, eps=_EPS)
-    size = v * jnp.sign(jax.lax.stop_gradient(v))
+    size = _parts.absolute(v)
     fixed = jnp.reshape(jax.lax.stop_gradient(size), (-1, x.shape[-1]))
     place = fixed.shape[0] - max(fixed.shape[0] // 2, 1)
     middle = jnp.sort(fixed, axis=0)[place]
     scale = None
     if self.learned_scale:
       scale = _parts.along_last(now["scale"], x.ndim)
-    return _base.make(
+    return _base.signs(
       estimators.ste_sign(size - _parts.along_last(middle, x.ndim), None),
       scale,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=True,
     )
@@ -121,11 +119,9 @@ class siman_activation(_base.Quantizer):  # noqa: N801 - called like a function
     """Signs of activations `x`, examples first."""
     over = _parts.other_axes(x.ndim, (0,))
     v = _parts.standardize(x.astype(jnp.float32), over, eps=_EPS)
-    return _base.make(
+    return _base.signs(
       estimators.approx_sign(v, zero=self.zero),
       None,
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

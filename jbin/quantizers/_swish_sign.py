@@ -66,4 +66,7 @@ class swish_sign(_base.Quantizer):  # noqa: N801 - named as a function is called
     else:
       beta = now.value(self.beta)
     codes = estimators.swish_sign(x, beta)
-    return _base.make(codes, None, bits=1, levels=(-1, 1))
+    return _base.signs(
+      codes,
+      None,
+    )

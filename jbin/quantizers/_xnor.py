@@ -92,18 +92,16 @@ class xnor(_base.Quantizer):  # noqa: N801 - named as a function is called
     over = _parts.other_axes(x.ndim, self.axes)
     dtype = x.dtype
     if self.center:
-      x = _parts.center(x.astype("float32"), over)
+      x = _parts.center(x, over)
     exact = self.gradient == "exact"
     scale = (_parts.magnitude if exact else _parts.mean_magnitude)(x, over)
     count = math.prod(x.shape[axis] for axis in over)
     keep = "bits" if self.center else now.keep
     codes, keep_scale = self._codes(x, scale, count, keep)
-    return _base.make(
+    return _base.signs(
       codes,
       scale,
-      bits=1,
-      levels=(-1, 1),
       dtype=dtype,
       keep_scale=keep_scale,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

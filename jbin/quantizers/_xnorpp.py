@@ -56,14 +56,12 @@ class xnorpp(_base.Quantizer):  # noqa: N801 - named as a function is called
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
     """Scaled signs of a kernel `x` whose last axis is the output channel."""
-    return _base.make(
+    return _base.signs(
       estimators.ste_sign(
         x, 1.0, edge=self.edge, zero=self.zero, keep=now.keep
       ),
       _parts.along_last(now["scale"], x.ndim),
-      bits=1,
-      levels=(-1, 1),
       dtype=x.dtype,
       keep_scale=True,
-      exact=abs(self.zero) == 1,
+      zero=self.zero,
     )

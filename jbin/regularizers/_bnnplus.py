@@ -34,15 +34,14 @@ def _total(
 
   def part(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
     w, level = pair
-    # w sign(w) is |w| with the derivative 0 at 0.
-    size = w * jnp.sign(jax.lax.stop_gradient(w))
-    return penalty(level - size).mean()
+    return penalty(level - _magnitude(w)).mean()
 
   parts = (part(pair) for pair in zip(tensors, given, strict=True))
   return sum(parts, start=jnp.zeros((), jnp.float32))
 
 
 def _magnitude(x: jax.Array) -> jax.Array:
+  # |x| with the derivative 0 at 0.
   return x * jnp.sign(jax.lax.stop_gradient(x))
 
 
