@@ -30,11 +30,16 @@ def ace_strict(record: Record) -> int:
 
   `cost = macs * b * b` with `b` the bits of the float dtype that the scaled
   codes have, if their scale varies along a contracted axis and the other
-  operand is codes too. If the other operand is float it takes the scale, and
-  the tagged bits stand, as in `ace`. Leaves out what `ace` leaves out.
+  operand is codes too. A scale that is constant on runs of that axis costs
+  `ace + partials * b * b`, one multiply-accumulate of floats for each run and
+  result, or the former if that is less. If the other operand is float it takes
+  the scale, and the tagged bits stand, as in `ace`. Leaves out what `ace`
+  leaves out.
   """
   lhs, rhs = record.strict_bits
-  return record.macs * lhs * rhs
+  wide = record.float_bits**2
+  by_runs = record.macs * lhs * rhs + record.partials * wide
+  return min(by_runs, record.macs * wide) if record.partials else by_runs
 
 
 @REGISTRY.register

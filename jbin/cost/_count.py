@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jbin.cost._record import Record
 from jbin.cost._report import Report
 from jbin.cost._trace import Parameter, trace
-from jbin.cost._walk import Place, Walker
+from jbin.cost._walk import Place, Trips, Walker
 
 # The usual names of a layer's weight: its layer is named by the rest.
 _WEIGHT_NAMES = ("kernel", "embedding", "weight")
@@ -21,6 +21,7 @@ def count(
   *args: Any,
   name: str | None = None,
   weights: int | Sequence[int] = (),
+  trips: int | Mapping[str, int] | None = None,
 ) -> Report:
   """Counts what `fn(*args)` costs, without running or allocating anything.
 
@@ -43,23 +44,29 @@ def count(
     name: the model's name in the report; by default that of `fn`.
     weights: positions in `args` of arrays that are parameters. Those of
       modules, and closed-over arrays of two or more axes, are known to be.
+    trips: how often each `while` loop goes round, or the most it can: one
+      number, or one for each place as the report lists them. Without it a
+      loop is listed as not counted; `scan` and `fori_loop` with constant
+      bounds need none.
 
   Raises:
     errors.UserError: if `fn` cannot be called, closes over an abstract module
-      or one in training mode, or if a number in `weights` is no position.
+      or one in training mode, if a number in `weights` is no
+      position, or if `trips` names a loop that is not there.
   """
   chosen = [weights] if isinstance(weights, int) else list(weights)
   program = trace(fn, args, chosen)
-  walker = Walker()
+  walker = Walker(Trips(trips))
   used = (True,) * len(program.jaxpr.jaxpr.outvars)
   _, tally = walker.run(program.jaxpr, program.values, used, Place())
+  walker.trips.check()
   model = name or str(getattr(fn, "__name__", type(fn).__name__))
   parameters = dict(program.parameters)
   for path in {path for r in tally.records for path in r.params}:
-    if path in walker.const_sizes:
-      parameters[path] = Parameter(walker.const_sizes[path], "kernel")
+    if path in walker.constants:
+      parameters[path] = walker.constants[path]
     elif parameters[path].kind == "other":
-      parameters[path] = Parameter(parameters[path].size, "kernel")
+      parameters[path] = dataclasses.replace(parameters[path], kind="kernel")
   return Report(
     model=model,
     inputs=[shape[1:] for shape in program.inputs],
@@ -69,6 +76,11 @@ def count(
     elementwise=tally.marks,
     elementwise_by_primitive=tally.elementwise,
     on_parameters=tally.on_weights,
+    by_phase=tally.phases,
+    branches=tally.branches,
+    lookups=[look for look in tally.lookups if look.path in parameters],
+    collectives=tally.collectives,
+    states=program.states,
     not_counted=tally.not_counted,
     notes=tally.notes,
   )

@@ -74,30 +74,39 @@ FREE = _names(
 # One scalar operation for each element of the updates.
 SCATTERS = _names("scatter-add scatter-max scatter-min scatter-mul scatter-sub")
 
-COUNTED = IDENTITIES | ELEMENTWISE | REDUCTIONS | WINDOWS | SCATTERS | FREE
+# Transfers between devices: listed by bytes and mesh axes.
+COLLECTIVES = _names(
+  "psum psum_invariant psum2 pmax pmin ppermute all_to_all all_gather"
+  " all_gather_invariant all_gather_reduced reduce_scatter ragged_all_to_all"
+  " unreduced_psum unreduced_reduce_scatter pgather"
+)
 
-# Why a primitive that no rule covers is listed and not guessed at.
-REASONS = {
-  "while": "the number of trips is not known before the program runs",
-  "pallas_call": "a kernel is opaque to the counter",
-  "ffi_call": "a foreign function is opaque to the counter",
-  "custom_call": "a foreign function is opaque to the counter",
-  "pure_callback": "a call into Python is opaque to the counter",
-  "io_callback": "a call into Python is opaque to the counter",
-  "ragged_dot_general": "the rows of each group are known at run time only",
-  "population_count": "it may be a product of packed bits",
+COUNTED = IDENTITIES | ELEMENTWISE | REDUCTIONS | WINDOWS | SCATTERS | FREE
+COUNTED |= COLLECTIVES
+
+# No product hides in these; they are listed with their elements, since what
+# they cost depends on the device.
+LISTED = {
   "cumsum": "its additions depend on the algorithm of the device",
-  "cumprod": "its products depend on the algorithm of the device",
+  "cumprod": "its multiplications depend on the algorithm of the device",
   "cummax": "its comparisons depend on the algorithm of the device",
   "cummin": "its comparisons depend on the algorithm of the device",
   "cumlogsumexp": "its operations depend on the algorithm of the device",
   "sort": "its comparisons depend on the algorithm of the device",
   "top_k": "its comparisons depend on the algorithm of the device",
+  "approx_top_k": "its comparisons depend on the algorithm of the device",
   "fft": "its butterflies are no product of this form",
-  "psum": "communication between devices is not arithmetic",
-  "all_gather": "communication between devices is not arithmetic",
-  "all_to_all": "communication between devices is not arithmetic",
-  "ppermute": "communication between devices is not arithmetic",
-  "reduce_scatter": "communication between devices is not arithmetic",
+}
+
+# Why a primitive that may hide products is not guessed at.
+OPAQUE = {
+  "while": "the number of trips is not known before the program runs; give"
+  " trips",
+  "pallas_call": "a kernel is opaque to the counter; register its cost",
+  "ffi_call": "a foreign function is opaque; register its cost",
+  "custom_call": "a foreign function is opaque; register its cost",
+  "pure_callback": "a call into Python is opaque to the counter",
+  "io_callback": "a call into Python is opaque to the counter",
+  "population_count": "it may be a product of packed bits",
 }
 NO_RULE = "jbin.cost has no rule for this primitive"

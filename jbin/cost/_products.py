@@ -14,13 +14,17 @@ from jbin.cost._record import Operand, Record
 from jbin.cost._rules import dtype_of, shape_of, sizes
 from jbin.cost._values import Shape, Value, dtype_bits
 
-PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
+PRODUCTS = frozenset(
+  {"dot_general", "conv_general_dilated", "ragged_dot_general"}
+)
 
 
 def record(eqn: core.JaxprEqn, values: list[Value]) -> Record:
   """The record of a product; its name is still that of the parameter."""
   if eqn.primitive.name == "conv_general_dilated":
     return _conv(eqn, values)
+  if eqn.primitive.name == "ragged_dot_general":
+    return _ragged(eqn, values)
   return _dot(eqn, values)
 
 
@@ -32,9 +36,15 @@ def is_complex(eqn: core.JaxprEqn) -> bool:
 
 
 def _operand(
-  var: core.Var | core.Literal, value: Value, contracted: Sequence[int]
+  var: core.Var | core.Literal,
+  value: Value,
+  contracted: Sequence[int],
+  windows: Sequence[int] = (),
 ) -> Operand:
-  dtype = dtype_of(var)
+  """One side; along `windows` a run of the scale is cut by every window."""
+  dtype, shape = dtype_of(var), shape_of(var)
+  scales = [(axis, n) for axis, n in value.scale_blocks if axis in contracted]
+  whole = any(axis in windows or n == shape[axis] for axis, n in scales)
   wide = dtype_bits(dtype)
   tagged = value.bits is not None
   return Operand(
@@ -42,7 +52,9 @@ def _operand(
     dtype_bits=wide,
     tagged=tagged,
     is_float=not tagged and jnp.issubdtype(dtype, jnp.floating),
-    scaled=tagged and not value.scale_dims.isdisjoint(contracted),
+    size=math.prod(shape),
+    runs=0 if tagged and whole else math.prod(n for _, n in scales),
+    step=value.step,
   )
 
 
@@ -80,6 +92,8 @@ def _common(
     "primitive": eqn.primitive.name,
     "params": tuple(path for path, _ in found),
     "param_bits": tuple(n for _, n in found),
+    "outputs": math.prod(shape_of(eqn.outvars[0])),
+    "output_bits": dtype_bits(dtype_of(eqn.outvars[0])),
   }
 
 
@@ -120,6 +134,37 @@ def _dot(eqn: core.JaxprEqn, values: list[Value]) -> Record:
   )
 
 
+def _ragged(eqn: core.JaxprEqn, values: list[Value]) -> Record:
+  """A product of groups of rows: each row meets the matrix of its group.
+
+  How the rows are shared out is known at run time only; that each belongs to
+  one group is enough for the sum. Rows past the last group count too.
+  """
+  numbers = eqn.params["ragged_dot_dimension_numbers"]
+  contract, batch = numbers.dot_dimension_numbers
+  groups = tuple(numbers.rhs_group_dimensions)
+  lhs, rhs = (shape_of(v) for v in eqn.invars[:2])
+  operands = [
+    _operand(var, value, dims)
+    for var, value, dims in zip(eqn.invars, values, contract, strict=False)
+  ]
+  inner = tuple(lhs[d] for d in contract[0])
+  gone = {*contract[1], *batch[1], *groups}
+  columns = tuple(n for d, n in enumerate(rhs) if d not in gone)
+  weight = _weight_side(values[:2])
+  return Record(
+    kind="matmul" if weight is None else "dense",
+    in_shape=lhs[1:],
+    out_shape=shape_of(eqn.outvars[0])[1:],
+    kernel=(*(rhs[d] for d in groups), *inner, *columns),
+    strides=None,
+    padding=None,
+    groups=math.prod(rhs[d] for d in groups),
+    macs=math.prod((*lhs, *columns)),
+    **_common(eqn, values[:2], operands, weight),
+  )
+
+
 def _conv(eqn: core.JaxprEqn, values: list[Value]) -> Record:
   params = eqn.params
   spec = params["dimension_numbers"]
@@ -133,7 +178,7 @@ def _conv(eqn: core.JaxprEqn, values: list[Value]) -> Record:
   if rhs[spec.rhs_spec[1]] > 1:  # else each channel is on its own
     contracted.append(spec.lhs_spec[1])
   operands = [
-    _operand(eqn.invars[0], values[0], contracted),
+    _operand(eqn.invars[0], values[0], contracted, spec.lhs_spec[2:]),
     _operand(eqn.invars[1], values[1], spec.rhs_spec[1:]),
   ]
   weight = 1 if values[1].origin is not None else None

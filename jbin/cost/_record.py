@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jbin.cost._values import Shape
+from jbin.cost._values import Shape, Step
 
 CONTRACTED = "scale_along_contraction"
 FOLDED = "scale_folds_into_float"
+GROUPED = "scale_by_groups"
+# What an equation is there for, in the order of a training step.
+PHASES = ("forward", "recompute", "backward", "update")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +25,13 @@ class Operand:
   tagged: bool
   is_float: bool
   # Untagged, and of a floating dtype.
-  scaled: bool
-  # Tagged, with a scale that varies along a contracted axis.
+  size: int = 0
+  # Elements that one trip reads.
+  runs: int = 1
+  # Runs of the contraction on which the scale of tagged codes is constant; 0:
+  # each element has its own.
+  step: Step | None = dataclasses.field(default=None, compare=False, repr=False)
+  # How the operand came about.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +64,13 @@ class Record:
   param_bits: tuple[int, ...] = ()
   repeats: int = 1
   # Trips of the loops around it; `macs` is for all of them.
+  outputs: int = 0
+  # Elements of the result of one trip.
+  output_bits: int = 32
+  # Width of the dtype of the result.
+  phase: str = "forward"
+  devices: int = 1
+  # How many share the `macs` between them.
 
   @property
   def lhs_bits(self) -> int:
@@ -77,22 +92,37 @@ class Record:
     """What a reader of the bits should know.
 
     `scale_along_contraction`: the codes' scale varies along a contracted axis,
-    so no integer product computes this. `scale_folds_into_float`: it does, but
-    the other operand is float and can take the scale.
+    so no integer product computes this. `scale_by_groups`: it does, but is
+    constant on runs, and integers compute the product of each run.
+    `scale_folds_into_float`: the other operand is float and can take the scale.
     """
     found = []
     for side, other in ((self.lhs, self.rhs), (self.rhs, self.lhs)):
-      if side.scaled:
-        found.append(FOLDED if other.is_float else CONTRACTED)
+      if side.tagged and side.runs != 1:
+        held = GROUPED if side.runs else CONTRACTED
+        found.append(FOLDED if other.is_float else held)
     return tuple(dict.fromkeys(found))
+
+  @property
+  def partials(self) -> int:
+    """Multiply-accumulates of floats that put the runs of a scale together."""
+    if GROUPED not in self.flags or CONTRACTED in self.flags:
+      return 0
+    runs = max(s.runs for s in (self.lhs, self.rhs))
+    return runs * self.outputs * self.repeats
+
+  @property
+  def float_bits(self) -> int:
+    """Width of the floats that the scaled codes are."""
+    scaled = [s.dtype_bits for s in (self.lhs, self.rhs) if s.runs != 1]
+    return max(scaled or [self.output_bits])
 
   @property
   def strict_bits(self) -> tuple[int, int]:
     """(lhs, rhs) bits, both those of the float dtype if the scale forces it."""
     if CONTRACTED not in self.flags:
       return self.lhs_bits, self.rhs_bits
-    wide = max(s.dtype_bits for s in (self.lhs, self.rhs) if s.scaled)
-    return wide, wide
+    return self.float_bits, self.float_bits
 
   def times(self, trips: int) -> Record:
     """The record of a loop's body as the whole loop counts."""
@@ -102,8 +132,45 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
+class Branches:
+  """A `cond`: what each branch costs, and which one is counted."""
+
+  where: str
+  ace: tuple[int, ...]
+  macs: tuple[int, ...]
+  counted: int
+  repeats: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+  """Rows taken from a parameter: an embedding."""
+
+  path: str
+  elements: int
+  # That are read.
+  bits: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """A transfer between devices that the program itself asks for."""
+
+  primitive: str
+  axes: tuple[str, ...]
+  where: str
+  bytes: int
+  # That each device gives, in one trip.
+  phase: str = "forward"
+  repeats: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class NotCounted:
-  """A primitive whose cost is not in the totals."""
+  """A primitive whose cost is not in the totals.
+
+  `matrix_like`: it may hide products; else it is listed with its elements.
+  """
 
   primitive: str
   where: str
@@ -111,6 +178,7 @@ class NotCounted:
   shapes: tuple[Shape, ...]
   # Of the operands.
   reason: str
+  matrix_like: bool = True
   repeats: int = 1
   macs_per_trip: int | None = None
   # For a `while`: the MACs of its body.
@@ -136,7 +204,12 @@ class Tally:
   on_weights: int = 0
   # Scalar operations on parameters alone (they can be done ahead); a
   # multiply-accumulate is two.
+  phases: dict[str, int] = dataclasses.field(default_factory=dict)
+  # The element-wise operations by phase, those on parameters too.
   not_counted: list[NotCounted] = dataclasses.field(default_factory=list)
+  branches: list[Branches] = dataclasses.field(default_factory=list)
+  lookups: list[Lookup] = dataclasses.field(default_factory=list)
+  collectives: list[Collective] = dataclasses.field(default_factory=list)
   notes: list[str] = dataclasses.field(default_factory=list)
 
   def add(self, other: Tally, trips: int = 1) -> None:
@@ -145,14 +218,23 @@ class Tally:
     for mine, theirs in (
       (self.marks, other.marks),
       (self.elementwise, other.elementwise),
+      (self.phases, other.phases),
     ):
       for name, n in theirs.items():
         mine[name] = mine.get(name, 0) + n * trips
     self.on_weights += other.on_weights * trips
-    self.not_counted += [
-      dataclasses.replace(n, repeats=n.repeats * trips)
-      for n in other.not_counted
+    self.lookups += [
+      dataclasses.replace(look, elements=look.elements * trips)
+      for look in other.lookups
     ]
+    for mine, theirs in (
+      (self.not_counted, other.not_counted),
+      (self.branches, other.branches),
+      (self.collectives, other.collectives),
+    ):
+      mine += [
+        dataclasses.replace(row, repeats=row.repeats * trips) for row in theirs
+      ]
     self.notes += [note for note in other.notes if note not in self.notes]
 
   @property

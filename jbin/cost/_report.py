@@ -8,8 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from jbin.cost import _conventions, _format
-from jbin.cost._record import CONTRACTED, NotCounted, Record
-from jbin.cost._trace import KINDS, Parameter
+from jbin.cost._record import (
+  CONTRACTED,
+  Branches,
+  Collective,
+  Lookup,
+  NotCounted,
+  Record,
+)
+from jbin.cost._trace import KINDS, Parameter, State
 
 Convention = Callable[[Record], float]
 
@@ -37,6 +44,16 @@ class Report:
   # Scalar operations on activations by primitive, marked or not.
   on_parameters: int
   # The same on parameters alone: quantizing them, which can be done ahead.
+  by_phase: dict[str, int]
+  # The element-wise operations of each phase, those on parameters too.
+  branches: list[Branches]
+  # Of each `cond` whose branches differ.
+  lookups: list[Lookup]
+  # Rows read from parameters.
+  collectives: list[Collective]
+  # Transfers that the program asks for; those that XLA adds are not here.
+  states: dict[str, State]
+  # Caches and recurrent states, by path.
   not_counted: list[NotCounted]
   notes: list[str]
 

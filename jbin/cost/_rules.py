@@ -8,21 +8,20 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend import core
 
 from jbin import bits as tags
-from jbin.cost import _primitives
+from jbin.cost import _blocks, _primitives
+from jbin.cost._blocks import NONE, axes_of, full
 from jbin.cost._values import (
-  NONE,
-  Dims,
   Shape,
   Value,
+  dtype_bits,
   join,
-  long_dims,
-  map_dims,
   mix,
+  move,
   reshape_moves,
-  union,
   unknown,
 )
 
@@ -83,9 +82,35 @@ def sizes(eqn: core.JaxprEqn) -> list[int]:
 
 def _elementwise(eqn: core.JaxprEqn, values: list[Value]) -> Value:
   # Operands have the result's rank (axes of length 1 stretch) or none.
+  shape = out_shapes(eqn)[0]
   return dataclasses.replace(
-    mix(values, sizes(eqn)), varies=union(v.varies for v in values)
+    mix(values, sizes(eqn)),
+    varies=_blocks.merge((v.varies for v in values), shape),
   )
+
+
+def _sum(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
+  """Sums end a tag; that of two integers takes one bit more."""
+  wide = max((v.bits or 0 for v in values), default=0)
+  return [_integer(eqn, values, _elementwise(eqn, values), wide + 1)]
+
+
+def _reduce_sum(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
+  n = max(1, sizes(eqn)[0] // max(1, math.prod(out_shapes(eqn)[0])))
+  found = _reduce(eqn, values)[0]
+  return [_integer(eqn, values, found, (values[0].bits or 0) + n.bit_length())]
+
+
+def _integer(
+  eqn: core.JaxprEqn, values: Sequence[Value], found: Value, bits: int
+) -> Value:
+  """The value with `bits` if all operands are integers that have a tag."""
+  dtype = dtype_of(eqn.outvars[0])
+  if any(v.bits is None or v.scales for v in values):
+    return found
+  if not jnp.issubdtype(dtype, jnp.integer):
+    return found
+  return dataclasses.replace(found, bits=min(bits, dtype_bits(dtype)))
 
 
 def _name(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
@@ -99,32 +124,35 @@ def _scaled(eqn: core.JaxprEqn, values: list[Value], scale: int) -> list[Value]:
   """`mul` or `div` of codes by a scale keeps the bits; anything else not."""
   plain = _elementwise(eqn, values)
   tagged = [i for i, v in enumerate(values) if v.bits is not None]
+  if eqn.primitive.name == "mul" and len(tagged) == len(values):
+    return [_integer(eqn, values, plain, sum(v.bits or 0 for v in values))]
   if len(tagged) != 1 or (eqn.primitive.name == "div" and tagged != [0]):
     return [plain]
   codes, by = values[tagged[0]], values[1 - tagged[0]]
   shape = out_shapes(eqn)[0]
   if in_shapes(eqn)[tagged[0]] != shape:
     return [plain]
-  long = long_dims(shape)
   # Along two axes and more: another activation. Along one, as a batch of one
   # has it, a scale for each channel looks the same, and is what is meant.
-  if by.data and len(long) > 1 and by.varies == long:
+  whole = full(shape)
+  if by.data and len(whole) > 1 and axes_of(by.varies) == axes_of(whole):
     return [plain]
   return [
     dataclasses.replace(
       plain,
       bits=codes.bits,
       scales=codes.scales | by.scales | {scale},
-      scale_dims=codes.scale_dims | by.varies,
+      scale_blocks=_blocks.merge((codes.scale_blocks, by.varies), shape),
     )
   ]
 
 
 def _select(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
-  which, cases = values[0], values[1:]
-  chosen = join(cases)
+  which, cases, shape = values[0], values[1:], out_shapes(eqn)[0]
+  chosen = join(cases, shape)
   data = chosen.data or which.data
   apart = len({v.scales for v in cases if v.scales}) > 1
+  scales = (chosen.scale_blocks, which.varies if apart else NONE)
   return [
     dataclasses.replace(
       chosen,
@@ -132,41 +160,44 @@ def _select(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
       # where(w > 0, 1, -1) is made of w.
       origin=None if data else chosen.origin or which.origin,
       copies=max(chosen.copies, which.copies),
-      varies=chosen.varies | which.varies,
-      scale_dims=chosen.scale_dims | (which.varies if apart else NONE),
+      after=chosen.after or which.after,
+      varies=_blocks.merge((chosen.varies, which.varies), shape),
+      scale_blocks=_blocks.merge(scales, shape),
     )
   ]
 
 
+def _moved(eqn: core.JaxprEqn, value: Value, moves: _blocks.Moves) -> Value:
+  return move(value, moves, in_shapes(eqn)[0], out_shapes(eqn)[0])
+
+
 def _transpose(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
   order = eqn.params["permutation"]
-  move = {int(d): frozenset({i}) for i, d in enumerate(order)}
-  return [map_dims(values[0], move, out_shapes(eqn)[0])]
+  return [_moved(eqn, values[0], {int(d): (i,) for i, d in enumerate(order)})]
 
 
 def _reshape(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
   before, after = in_shapes(eqn)[0], out_shapes(eqn)[0]
   value = values[0]
   if (order := eqn.params.get("dimensions")) is not None:
-    move = {int(d): frozenset({i}) for i, d in enumerate(order)}
-    before = tuple(before[d] for d in order)
-    value = map_dims(value, move, before)
-  return [map_dims(value, reshape_moves(before, after), after)]
+    turned = tuple(before[d] for d in order)
+    moves = {int(d): (i,) for i, d in enumerate(order)}
+    value = move(value, moves, before, turned)
+    before = turned
+  return [move(value, reshape_moves(before, after), before, after)]
 
 
 def _broadcast(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
   dims = eqn.params["broadcast_dimensions"]
-  move = {i: frozenset({int(d)}) for i, d in enumerate(dims)}
-  return [map_dims(values[0], move, out_shapes(eqn)[0])]
+  return [_moved(eqn, values[0], {i: (int(d),) for i, d in enumerate(dims)})]
 
 
 def _broadcast_to(
   eqn: core.JaxprEqn, values: list[Value], _: int
 ) -> list[Value]:
-  before, after = in_shapes(eqn)[0], out_shapes(eqn)[0]
-  by = len(after) - len(before)
-  move = {d: frozenset({d + by}) for d in range(len(before))}
-  return [map_dims(values[0], move, after)]
+  rank = len(in_shapes(eqn)[0])
+  by = len(out_shapes(eqn)[0]) - rank
+  return [_moved(eqn, values[0], {d: (d + by,) for d in range(rank)})]
 
 
 def _same_dims(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
@@ -174,21 +205,23 @@ def _same_dims(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
 
   The axes stay, some may now have length 1.
   """
-  move = {d: frozenset({d}) for d in range(len(in_shapes(eqn)[0]))}
-  made = [map_dims(values[0], move, shape) for shape in out_shapes(eqn)]
+  before = in_shapes(eqn)[0]
+  moves = {d: (d,) for d in range(len(before))}
+  made = [move(values[0], moves, before, shape) for shape in out_shapes(eqn)]
   if eqn.primitive.name == "pad":  # along a padded axis the value varies
-    padded = frozenset(
-      d for d, p in enumerate(eqn.params["padding_config"]) if any(p)
-    )
-    padded &= long_dims(out_shapes(eqn)[0])
-    made = [dataclasses.replace(v, varies=v.varies | padded) for v in made]
+    shape = out_shapes(eqn)[0]
+    config = eqn.params["padding_config"]
+    padded = full(shape, (d for d, p in enumerate(config) if any(p)))
+    made = [
+      dataclasses.replace(v, varies=_blocks.merge((v.varies, padded), shape))
+      for v in made
+    ]
   return made
 
 
 def _update(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
   shape = out_shapes(eqn)[0]
-  joined = join(values[:2])
-  return [dataclasses.replace(joined, varies=long_dims(shape))]
+  return [dataclasses.replace(join(values[:2], shape), varies=full(shape))]
 
 
 def _concatenate(
@@ -199,25 +232,27 @@ def _concatenate(
 
 
 def _stack(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
-  axis, shape = eqn.params["axis"], out_shapes(eqn)[0]
-  move = {
-    d: frozenset({d + (d >= axis)}) for d in range(len(in_shapes(eqn)[0]))
-  }
-  moved = [map_dims(v, move, shape) for v in values]
-  return [_side_by_side(eqn, moved, axis)]
+  axis = eqn.params["axis"]
+  rank = len(in_shapes(eqn)[0])
+  moves = {d: (d + (d >= axis),) for d in range(rank)}
+  return [_side_by_side(eqn, [_moved(eqn, v, moves) for v in values], axis)]
 
 
 def _side_by_side(
   eqn: core.JaxprEqn, values: Sequence[Value], axis: int
 ) -> Value:
-  joined = join(values)
+  shape = out_shapes(eqn)[0]
+  joined = join(values, shape)
+  along = full(shape, (axis,))
   apart = len({v.scales for v in values}) > 1
-  along: Dims = frozenset({axis}) & long_dims(out_shapes(eqn)[0])
+  scales = tuple(
+    (d, shape[d] if d == axis else n) for d, n in joined.scale_blocks
+  )
   return dataclasses.replace(
     joined,
     origin=mix(list(values), sizes(eqn)).origin,
-    varies=joined.varies | along,
-    scale_dims=joined.scale_dims | (along if apart else NONE),
+    varies=_blocks.merge((joined.varies, along), shape),
+    scale_blocks=_blocks.merge((scales, along if apart else NONE), shape),
   )
 
 
@@ -230,51 +265,69 @@ def _squeeze(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
 
 
 def _reduce(eqn: core.JaxprEqn, values: list[Value]) -> list[Value]:
-  mixed = mix(values, sizes(eqn))
-  varies = union(v.varies for v in values)
-  value = dataclasses.replace(mixed, varies=varies)
+  varies = _blocks.merge((v.varies for v in values), in_shapes(eqn)[0])
+  value = dataclasses.replace(mix(values, sizes(eqn)), varies=varies)
   return _without(eqn, value, eqn.params["axes"])
 
 
 def _without(
   eqn: core.JaxprEqn, value: Value, axes: Sequence[int]
 ) -> list[Value]:
-  rank = len(in_shapes(eqn)[0])
-  kept = [d for d in range(rank) if d not in axes]
-  move = {d: frozenset({i}) for i, d in enumerate(kept)}
-  return [map_dims(value, move, shape) for shape in out_shapes(eqn)]
+  before = in_shapes(eqn)[0]
+  kept = [d for d in range(len(before)) if d not in axes]
+  moves = {d: (i,) for i, d in enumerate(kept)}
+  return [move(value, moves, before, shape) for shape in out_shapes(eqn)]
 
 
 def _gather(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
   table, where = values[0], values[1]
   dims, shape = eqn.params["dimension_numbers"], out_shapes(eqn)[0]
+  before = in_shapes(eqn)[0]
   offset = [int(d) for d in dims.offset_dims]
-  rest = frozenset(range(len(shape))) - set(offset)
+  rest = tuple(d for d in range(len(shape)) if d not in offset)
   gone = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
-  kept = [d for d in range(len(in_shapes(eqn)[0])) if d not in gone]
-  move = {d: frozenset({o}) for d, o in zip(kept, offset, strict=True)}
+  kept = [d for d in range(len(before)) if d not in gone]
+  moves: dict[int, tuple[int, ...]] = {
+    d: (o,) for d, o in zip(kept, offset, strict=True)
+  }
   # An axis that indices point into shows along the axes of the indices.
-  for d in (*dims.start_index_map, *dims.operand_batching_dims):
-    move[int(d)] = move.get(int(d), NONE) | rest
-  found = map_dims(table, move, shape)
+  for d in map(int, (*dims.start_index_map, *dims.operand_batching_dims)):
+    moves[d] = (*moves.get(d, ()), *rest)
+  found = move(table, moves, before, shape)
   data = table.data or where.data
   return [
     dataclasses.replace(
       found,
       data=data,
       origin=None if data else table.origin,
-      varies=long_dims(shape),
+      varies=full(shape),
     )
   ]
 
 
+def _transfer(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
+  """Elements of other devices: the bits stay, they may vary everywhere."""
+  return [
+    dataclasses.replace(
+      value,
+      varies=full(shape),
+      scale_blocks=full(shape) if value.scales else NONE,
+    )
+    for value, shape in zip(values, out_shapes(eqn), strict=False)
+  ]
+
+
 def _iota(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
-  axis = frozenset({eqn.params["dimension"]})
-  return [Value(varies=axis & long_dims(out_shapes(eqn)[0]))]
+  shape = out_shapes(eqn)[0]
+  return [Value(varies=full(shape, (eqn.params["dimension"],)))]
 
 
 _RULES: dict[str, Rule] = {
   "name": _name,
+  "add": _sum,
+  "add_any": _sum,
+  "sub": _sum,
+  "reduce_sum": _reduce_sum,
   "mul": _scaled,
   "div": _scaled,
   "select_n": _select,
@@ -297,6 +350,10 @@ _RULES: dict[str, Rule] = {
   "squeeze": _squeeze,
   "gather": _gather,
   "iota": _iota,
+  "all_gather": _transfer,
+  "all_gather_invariant": _transfer,
+  "all_to_all": _transfer,
+  "ppermute": _transfer,
 }
 
 

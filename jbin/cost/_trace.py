@@ -15,7 +15,8 @@ from flax import nnx
 from jax.extend import core
 
 from jbin import errors
-from jbin.cost._values import Value, long_dims
+from jbin.cost._blocks import full
+from jbin.cost._values import Step, Value, dtype_bits
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 # Kinds of parameters, as reports list them.
@@ -28,6 +29,18 @@ class Parameter:
 
   size: int
   kind: str
+  bits: int = 32
+  # Width of the dtype in which it is stored.
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """A variable of a module that is no parameter and no batch statistic."""
+
+  size: int
+  kind: str
+  # The class of the variable: "Cache", say.
+  bits: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +56,8 @@ class Program:
   # By path, in the order of the program's inputs.
   batch_stats: int
   # Elements of the running statistics of batch norms.
+  states: dict[str, State]
+  # Other variables of modules: caches, recurrent states, counters.
 
 
 @dataclasses.dataclass
@@ -54,12 +69,16 @@ class _Inputs:
   shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
   parameters: dict[str, Parameter] = dataclasses.field(default_factory=dict)
   batch_stats: int = 0
+  states: dict[str, State] = dataclasses.field(default_factory=dict)
 
   def add(self, leaf: Any, *, path: str | None, data: bool) -> int:
     """Takes one array; returns its place."""
     shape = tuple(leaf.shape)
     self.avals.append(jax.ShapeDtypeStruct(shape, leaf.dtype))
-    self.values.append(Value(origin=path, data=data, varies=long_dims(shape)))
+    where = path or ("the input" if data else "the model's state")
+    step = Step("", where, shape, str(leaf.dtype), None, None)
+    value = Value(origin=path, data=data, varies=full(shape), step=step)
+    self.values.append(value)
     if data:
       self.shapes.append(shape)
     return len(self.avals) - 1
@@ -129,6 +148,7 @@ def trace(
     inputs.shapes,
     inputs.parameters,
     inputs.batch_stats,
+    inputs.states,
   )
 
 
@@ -159,7 +179,9 @@ def _part(
       place = inputs.add(leaf, path=origin, data=not is_weight)
       if origin is not None:
         size = math.prod(leaf.shape)
-        inputs.parameters[origin] = Parameter(size, _kind_by_name(origin))
+        inputs.parameters[origin] = Parameter(
+          size, _kind_by_name(origin), dtype_bits(leaf.dtype)
+        )
       makers.append(lambda xs, place=place: xs[place])
     else:
       makers.append(lambda xs, leaf=leaf: leaf)
@@ -189,9 +211,12 @@ def _module(module: nnx.Module, prefix: str, inputs: _Inputs) -> Rebuild:
     places.append(inputs.add(leaf, path=name if is_param else None, data=False))
     if is_param:
       kind = owner or _kind_by_name(name)
-      inputs.parameters[name] = Parameter(size, kind)
+      inputs.parameters[name] = Parameter(size, kind, dtype_bits(leaf.dtype))
     elif owner == "bn" and isinstance(variables[path], nnx.BatchStat):
       inputs.batch_stats += size
+    else:
+      kind = type(variables[path]).__name__
+      inputs.states[name] = State(size, kind, dtype_bits(leaf.dtype))
 
   def rebuild(xs: Sequence[Any]) -> nnx.Module:
     filled = jax.tree.unflatten(tree, [xs[place] for place in places])

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
-Dims = frozenset[int]
-Shape = tuple[int, ...]
-NONE: Dims = frozenset()
+from jbin.cost import _blocks
+from jbin.cost._blocks import NONE, Blocks
+
+Shape = _blocks.Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One equation on the way of a value, for `Report.explain`."""
+
+  primitive: str
+  where: str
+  # The name stack, or the path of an input.
+  shape: Shape
+  dtype: str
+  bits: int | None
+  # After the equation: by a tag, or None: by the dtype.
+  before: Step | None
+  # The way of the operand that the value is made of.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,28 +40,29 @@ class Value:
   # Path of the parameter that the value is made of; None for activations.
   data: bool = False
   # Whether the value depends on the inputs of the program.
-  varies: Dims = NONE
-  # Axes (longer than 1) along which the elements may differ.
-  scales: frozenset[int] = NONE
+  varies: Blocks = NONE
+  # Where the elements may differ.
+  scales: frozenset[int] = frozenset()
   # The multiplications by a scale that the value went through since its tag.
-  scale_dims: Dims = NONE
-  # Axes along which one of those scales varies.
+  scale_blocks: Blocks = NONE
+  # Where those scales differ.
   copies: int = 1
   # How many slices of the parameter a scan goes through.
-
-
-def long_dims(shape: Shape) -> Dims:
-  """The axes longer than 1."""
-  return frozenset(d for d, n in enumerate(shape) if n != 1)
+  after: bool = False
+  # Whether a gradient is in it.
+  step: Step | None = dataclasses.field(default=None, compare=False, repr=False)
+  # The last equation of its way.
 
 
 def unknown(shape: Shape, *, data: bool) -> Value:
   """A value of which nothing is known but whether it depends on the inputs."""
-  return Value(data=data, varies=long_dims(shape))
+  return Value(data=data, varies=_blocks.full(shape))
 
 
 def dtype_bits(dtype: jnp.dtype) -> int:
   """Bits of one element: bfloat16 16, int4 4, bool 1."""
+  if jnp.issubdtype(dtype, jax.dtypes.extended):  # keys of random numbers
+    return dtype.itemsize * 8
   if dtype == jnp.bool_:
     return 1
   if jnp.issubdtype(dtype, jnp.integer):
@@ -61,6 +79,14 @@ def main_origin(values: Sequence[Value], sizes: Sequence[int]) -> str | None:
   return max(known, key=lambda pair: pair[0])[1] if known else None
 
 
+def main_operand(values: Sequence[Value], sizes: Sequence[int]) -> int | None:
+  """Which operand a mix is made of: the tagged, else the largest by origin."""
+  found = [i for i, v in enumerate(values) if v.bits is not None]
+  found = found or [i for i, v in enumerate(values) if v.origin is not None]
+  found = found or [i for i, v in enumerate(values) if v.data]
+  return max(found or range(len(values)), key=lambda i: sizes[i], default=None)
+
+
 def mix(values: Sequence[Value], sizes: Sequence[int]) -> Value:
   """An untagged result of several operands; it may vary along no axis yet."""
   data = any(v.data for v in values)
@@ -68,10 +94,11 @@ def mix(values: Sequence[Value], sizes: Sequence[int]) -> Value:
     origin=None if data else main_origin(values, sizes),
     data=data,
     copies=max((v.copies for v in values), default=1),
+    after=any(v.after for v in values),
   )
 
 
-def join(values: Sequence[Value]) -> Value:
+def join(values: Sequence[Value], shape: Shape) -> Value:
   """One of several values of one shape: a select, a cond, a loop's carry.
 
   The result is tagged only if every value is, with the widest tag. Scales are
@@ -82,50 +109,43 @@ def join(values: Sequence[Value]) -> Value:
   return dataclasses.replace(
     mixed,
     bits=None if None in bits else max(b for b in bits if b is not None),
-    varies=union(v.varies for v in values),
+    varies=_blocks.merge((v.varies for v in values), shape),
     scales=frozenset().union(*(v.scales for v in values)),
-    scale_dims=union(v.scale_dims for v in values),
+    scale_blocks=_blocks.merge((v.scale_blocks for v in values), shape),
   )
 
 
-def union(dims: Iterable[Dims]) -> Dims:
-  """All axes of several sets."""
-  return frozenset().union(*dims)
-
-
-def map_dims(value: Value, move: dict[int, Dims], shape: Shape) -> Value:
-  """The value after its axes moved: axis d of it becomes the axes move[d]."""
-  long = long_dims(shape)
-
-  def moved(dims: Dims) -> Dims:
-    return union(move.get(d, NONE) for d in dims) & long
-
+def move(
+  value: Value, moves: _blocks.Moves, before: Shape, after: Shape
+) -> Value:
+  """The value after its axes moved: axis d goes to the axes `moves[d]`."""
   return dataclasses.replace(
-    value, varies=moved(value.varies), scale_dims=moved(value.scale_dims)
+    value,
+    varies=_blocks.moved(value.varies, moves, before, after),
+    scale_blocks=_blocks.moved(value.scale_blocks, moves, before, after),
   )
 
 
-def shift_dims(value: Value, by: int, shape: Shape) -> Value:
+def shift(value: Value, by: int) -> Value:
   """The value with `by` leading axes added (or removed, if negative)."""
-  move = {
-    d: frozenset({d + by})
-    for d in value.varies | value.scale_dims
-    if d + by >= 0
-  }
-  return map_dims(value, move, shape)
+  return dataclasses.replace(
+    value,
+    varies=_blocks.shifted(value.varies, by),
+    scale_blocks=_blocks.shifted(value.scale_blocks, by),
+  )
 
 
-def reshape_moves(before: Shape, after: Shape) -> dict[int, Dims]:
+def reshape_moves(before: Shape, after: Shape) -> dict[int, tuple[int, ...]]:
   """Where each axis goes in a row-major reshape.
 
   Axes are matched in the smallest groups of equal size; inside a group every
   axis goes to every axis, which errs towards "varies".
   """
   if 0 in before:
-    return {d: long_dims(after) for d in range(len(before))}
-  ins = sorted(long_dims(before))
-  outs = sorted(long_dims(after))
-  moves: dict[int, Dims] = {}
+    return {d: tuple(range(len(after))) for d in range(len(before))}
+  ins = [d for d, n in enumerate(before) if n > 1]
+  outs = [d for d, n in enumerate(after) if n > 1]
+  moves: dict[int, tuple[int, ...]] = {}
   while ins:
     group, target = [ins.pop(0)], [outs.pop(0)]
     while True:
@@ -137,5 +157,5 @@ def reshape_moves(before: Shape, after: Shape) -> dict[int, Dims]:
         group.append(ins.pop(0))
       else:
         target.append(outs.pop(0))
-    moves.update({d: frozenset(target) for d in group})
+    moves.update({d: tuple(target) for d in group})
   return moves

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax.extend import core
 
-from jbin import bits as tags
-from jbin.cost import _primitives, _products, _rules
+from jbin import errors
+from jbin.cost import _rules, _tally
+from jbin.cost._blocks import NONE, full
 from jbin.cost._live import (
   Flags,
   Liveness,
@@ -19,8 +20,18 @@ from jbin.cost._live import (
   inner_jaxpr,
   open_jaxpr,
 )
-from jbin.cost._record import NotCounted, Tally
-from jbin.cost._values import Value, join, long_dims, shift_dims, unknown
+from jbin.cost._record import Branches, Tally
+from jbin.cost._trace import Parameter
+from jbin.cost._values import (
+  Shape,
+  Step,
+  Value,
+  dtype_bits,
+  join,
+  main_operand,
+  shift,
+  unknown,
+)
 
 MATRIX = 2  # a constant of this many axes is taken for a weight
 
@@ -42,13 +53,39 @@ class Place:
     return "/".join(part for part in (self.stack, own) if part)
 
 
+class Trips:
+  """How often each `while` goes round, as far as the caller says."""
+
+  def __init__(self, given: int | Mapping[str, int] | None):
+    self.given = given
+    self.asked: list[str] = []
+
+  def of(self, where: str) -> int | None:
+    """The trips of the loop at that place."""
+    self.asked.append(where)
+    if isinstance(self.given, Mapping):
+      return self.given.get(where)
+    return self.given
+
+  def check(self) -> None:
+    """Raises if the caller named a loop that is not in the program."""
+    if not isinstance(self.given, Mapping):
+      return
+    if lost := sorted(set(self.given) - set(self.asked)):
+      raise errors.UserError(
+        f"trips names {lost}, but the program's while loops are at"
+        f" {sorted(set(self.asked))}"
+      )
+
+
 class Walker:
   """Carries values through jaxprs and writes down what they cost."""
 
-  def __init__(self):
+  def __init__(self, trips: Trips):
     self.live = Liveness()
-    self.const_sizes: dict[str, int] = {}
-    # Elements of each closed-over array that may be a weight, by its path.
+    self.trips = trips
+    self.constants: dict[str, Parameter] = {}
+    # Each closed-over array that may be a weight, by its path.
     self._const_paths: dict[int, str] = {}
     self._scales: dict[tuple[int, ...], int] = {}
     self._kept: list[Any] = []  # so that no id is used twice
@@ -83,15 +120,19 @@ class Walker:
 
   def constant(self, const: Any) -> Value:
     """A closed-over array; from two axes on it may be a weight."""
-    shape = tuple(jnp.shape(const))
+    shape, dtype = tuple(jnp.shape(const)), jnp.result_type(const)
     if len(shape) < MATRIX:
-      return Value(varies=long_dims(shape))
+      step = Step("", "a constant", shape, str(dtype), None, None)
+      return Value(varies=full(shape), step=step)
     if id(const) not in self._const_paths:
       self._kept.append(const)
       path = f"const{len(self._const_paths)}"
       self._const_paths[id(const)] = path
-      self.const_sizes[path] = math.prod(shape)
-    return Value(origin=self._const_paths[id(const)], varies=long_dims(shape))
+      wide = dtype_bits(dtype)
+      self.constants[path] = Parameter(math.prod(shape), "kernel", wide)
+    path = self._const_paths[id(const)]
+    step = Step("", path, shape, str(dtype), None, None)
+    return Value(origin=path, varies=full(shape), step=step)
 
   def step(
     self,
@@ -106,7 +147,7 @@ class Walker:
     inner = inner_jaxpr(eqn)
     if inner is not None:
       made, inside = self.run(inner, values, used, place.inside(eqn))
-      tally.add(inside, _copies(eqn))
+      tally.add(_shared(inside, _copies(eqn)))
       return made
     if name == "scan":
       return self.scan(eqn, values, used, place, tally)
@@ -114,23 +155,20 @@ class Walker:
       return self.cond(eqn, values, used, place, tally)
     if name == "while":
       return self.loop(eqn, values, place, tally)
-    if name in _products.PRODUCTS and not _products.is_complex(eqn):
-      record = _products.record(eqn, values)
-      if not record.params:
-        record = dataclasses.replace(record, name=place.name(eqn))
-      if any(v.data for v in values):
-        tally.records.append(record)
-      else:  # a rotation of a kernel, say: done once, not for each example
-        tally.on_weights += 2 * record.macs
-    elif name == "name":
-      _mark(eqn, tally)
-    elif name in _primitives.COUNTED:
-      _count_work(eqn, values, tally)
-    else:
-      tally.not_counted.append(_not_counted(eqn, place))
+    where = place.name(eqn)
+    phase = _phase(where, values)
+    _tally.add(eqn, values, where, phase, tally)
     key = (*place.keys, id(eqn))
-    scale = _rules.unique(self._scales, key)
-    return _rules.propagate(eqn, values, scale)
+    made = _rules.propagate(eqn, values, _rules.unique(self._scales, key))
+    main = main_operand(values, _rules.sizes(eqn))
+    way = None if main is None else values[main].step
+    after = phase in ("backward", "update")
+    return [
+      dataclasses.replace(
+        v, after=v.after or after, step=_step(eqn, var, v, where, way)
+      )
+      for v, var in zip(made, eqn.outvars, strict=True)
+    ]
 
   def scan(
     self,
@@ -143,32 +181,27 @@ class Walker:
     """The body once, times the length; carries are joined until they rest."""
     body, length = eqn.params["jaxpr"], eqn.params["length"]
     n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
-    shapes = [_rules.shape_of(v) for v in open_jaxpr(body).invars]
     consts = values[:n_consts]
     carry = values[n_consts : n_consts + n_carry]
     rows = [
       dataclasses.replace(
-        shift_dims(v, -1, shape),
-        copies=v.copies * (length if v.origin else 1),
+        shift(v, -1), copies=v.copies * (length if v.origin else 1)
       )
-      for v, shape in zip(
-        values[n_consts + n_carry :],
-        shapes[n_consts + n_carry :],
-        strict=True,
-      )
+      for v in values[n_consts + n_carry :]
     ]
     _, needed = self.live.scan(eqn, used)
     inside = place.inside(eqn)
+    shapes = _rules.out_shapes(eqn)
     while True:
       made, cost = self.run(body, [*consts, *carry, *rows], needed, inside)
-      joined = _joined(carry, made[:n_carry])
+      joined = _joined(carry, made[:n_carry], shapes)
       if joined == carry:
         break
       carry = joined
     tally.add(cost, length)
     stacked = [
-      _stacked(v, _rules.shape_of(var), length)
-      for v, var in zip(made[n_carry:], eqn.outvars[n_carry:], strict=True)
+      _stacked(v, shape, length)
+      for v, shape in zip(made[n_carry:], shapes[n_carry:], strict=True)
     ]
     return [*carry, *stacked]
 
@@ -180,7 +213,7 @@ class Walker:
     place: Place,
     tally: Tally,
   ) -> list[Value]:
-    """All branches are looked at, the dearest is counted, a note says so."""
+    """All branches are looked at; the dearest is counted."""
     inside = place.inside(eqn)
     runs = [
       self.run(branch, values[1:], used, inside)
@@ -192,12 +225,19 @@ class Walker:
     tally.add(dearest)
     tally.not_counted += [n for n in others if n not in tally.not_counted]
     if len({(cost.ace, _work(cost)) for cost in costs}) > 1:
-      each = ", ".join(f"{cost.ace:,}" for cost in costs)
-      tally.notes.append(
-        f"cond at {place.name(eqn) or 'the top'}: branches cost {each} ACE;"
-        " the largest is counted"
+      tally.branches.append(
+        Branches(
+          where=place.name(eqn),
+          ace=tuple(cost.ace for cost in costs),
+          macs=tuple(cost.macs for cost in costs),
+          counted=costs.index(dearest),
+        )
       )
-    made = [join(branch) for branch in zip(*(m for m, _ in runs), strict=True)]
+    shapes = _rules.out_shapes(eqn)
+    made = [
+      join(each, shape)
+      for *each, shape in zip(*(m for m, _ in runs), shapes, strict=True)
+    ]
     data = values[0].data
     return [
       dataclasses.replace(v, data=True, origin=None) if data else v
@@ -211,45 +251,93 @@ class Walker:
     place: Place,
     tally: Tally,
   ) -> list[Value]:
-    """A `while`: its trips are unknown, so it is listed and not counted."""
-    skip, n_consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    consts = values[skip : skip + n_consts]
+    """A `while`: counted if the caller said its trips, else listed."""
+    n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    consts = values[n_test : n_test + n_body]
     body = eqn.params["body_jaxpr"]
-    carry = values[skip + n_consts :]
-    used = (True,) * len(carry)
-    inside = place.inside(eqn)
+    carry = values[n_test + n_body :]
+    inside, shapes = place.inside(eqn), _rules.out_shapes(eqn)
     while True:
+      used = (True,) * len(carry)
       made, cost = self.run(body, [*consts, *carry], used, inside)
-      joined = _joined(carry, made)
+      joined = _joined(carry, made, shapes)
       if joined == carry:
         break
       carry = joined
-    row = _not_counted(eqn, place)
-    tally.not_counted.append(dataclasses.replace(row, macs_per_trip=cost.macs))
-    tally.not_counted += cost.not_counted
+    test = eqn.params["cond_jaxpr"]
+    _, asked = self.run(test, [*values[:n_test], *carry], (True,), inside)
+    where = place.name(eqn)
+    trips = self.trips.of(where)
+    if trips is None:
+      row = _tally.not_counted(eqn, where)
+      row = dataclasses.replace(row, macs_per_trip=cost.macs + asked.macs)
+      tally.not_counted += [row, *cost.not_counted, *asked.not_counted]
+    else:
+      tally.add(cost, trips)
+      tally.add(asked, trips + 1)
+      tally.notes.append(
+        f"while at {where or 'the top'}: {trips:,} trips, as the caller said"
+      )
     return carry
 
 
-def _joined(before: list[Value], after: list[Value]) -> list[Value]:
+def _phase(where: str, values: Sequence[Value]) -> str:
+  """What an equation is there for; JAX's transformations leave their names."""
+  if "rematted_computation" in where:
+    return "recompute"
+  if "transpose(" in where:
+    return "backward"
+  differentiated = "jvp(" in where
+  late = any(v.after for v in values) and not differentiated
+  return "update" if late else "forward"
+
+
+def _step(
+  eqn: core.JaxprEqn,
+  var: core.Var,
+  value: Value,
+  where: str,
+  before: Step | None,
+) -> Step:
+  name = eqn.primitive.name
+  if name == "name":
+    name = f"name[{eqn.params['name']}]"
+  shape, dtype = _rules.shape_of(var), str(_rules.dtype_of(var))
+  return Step(name, where, shape, dtype, value.bits, before)
+
+
+def _joined(
+  before: list[Value], after: list[Value], shapes: Sequence[Shape]
+) -> list[Value]:
   """A loop's carry after one more trip, at its widest."""
   return [
-    dataclasses.replace(join((a, b)), copies=a.copies)
-    for a, b in zip(before, after, strict=True)
+    dataclasses.replace(join((a, b), shape), copies=a.copies, step=b.step)
+    for a, b, shape in zip(before, after, shapes, strict=False)
   ]
+
+
+def _shared(cost: Tally, devices: int) -> Tally:
+  """The work of a `shard_map`: what its devices do together."""
+  whole = Tally()
+  whole.add(cost, devices)
+  whole.records = [
+    dataclasses.replace(r, devices=r.devices * devices) for r in whole.records
+  ]
+  whole.collectives = cost.collectives
+  return whole
 
 
 def _work(cost: Tally) -> int:
   return sum(cost.marks.values()) + sum(cost.elementwise.values())
 
 
-def _stacked(value: Value, shape: tuple[int, ...], length: int) -> Value:
+def _stacked(value: Value, shape: Shape, length: int) -> Value:
   """The rows that a scan put side by side."""
-  row = shift_dims(value, 1, shape)
-  first = frozenset({0}) & long_dims(shape)
+  row, first = shift(value, 1), full(shape, (0,))
   return dataclasses.replace(
     row,
-    varies=row.varies | first,
-    scale_dims=row.scale_dims | (first if row.scales else frozenset()),
+    varies=(*first, *row.varies),
+    scale_blocks=(*(first if row.scales else NONE), *row.scale_blocks),
     copies=max(1, row.copies // length),
   )
 
@@ -264,38 +352,3 @@ def _copies(eqn: core.JaxprEqn) -> int:
       axes.update(entry if isinstance(entry, tuple) else (entry,))
   mesh = eqn.params["mesh"].shape
   return math.prod(mesh[axis] for axis in axes if axis in mesh)
-
-
-def _mark(eqn: core.JaxprEqn, tally: Tally) -> None:
-  tag = tags.parse(eqn.params["name"])
-  if isinstance(tag, tags.OpTag):
-    n = _rules.sizes(eqn)[0] * tag.per_element
-    tally.marks[tag.name] = tally.marks.get(tag.name, 0) + n
-
-
-def _count_work(eqn: core.JaxprEqn, values: list[Value], tally: Tally) -> None:
-  work = _rules.work(eqn)
-  floats = any(
-    jnp.issubdtype(_rules.dtype_of(v) or jnp.int32, jnp.floating)
-    for v in eqn.invars
-  )
-  if not work or not floats:
-    return
-  if any(v.data for v in values):
-    name = eqn.primitive.name
-    tally.elementwise[name] = tally.elementwise.get(name, 0) + work
-  else:
-    tally.on_weights += work
-
-
-def _not_counted(eqn: core.JaxprEqn, place: Place) -> NotCounted:
-  name = eqn.primitive.name
-  reason = _primitives.REASONS.get(name, _primitives.NO_RULE)
-  if name in _products.PRODUCTS:
-    reason = "a product of complex numbers"
-  return NotCounted(
-    primitive=name,
-    where=place.name(eqn),
-    shapes=tuple(_rules.in_shapes(eqn)),
-    reason=reason,
-  )

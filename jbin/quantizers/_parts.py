@@ -63,7 +63,9 @@ def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
       lambda a, b: jnp.abs(a) + jnp.abs(b),
       (1,),
     )
-  return jnp.minimum(jnp.abs(wide).sum(tuple(over), keepdims=True) / count, MOST)
+  return jnp.minimum(
+    jnp.abs(wide).sum(tuple(over), keepdims=True) / count, MOST
+  )
 
 
 def other_axes(ndim: int, kept: Sequence[int]) -> tuple[int, ...]:

@@ -4,54 +4,76 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from jbin.cost import _values
+from jbin.cost import _blocks, _values
 
 
-def _varying(array):
-  """The axes along which the elements of an array differ."""
-  return {
-    d for d in range(array.ndim) if (array != array.take([0], axis=d)).any()
-  }
+def _runs(array, axis):
+  """The least number of equal neighbouring runs that are constant."""
+  rows = np.moveaxis(array, axis, 0)
+  n = len(rows)
+  for runs in range(1, n + 1):
+    if n % runs == 0:
+      folded = rows.reshape(runs, n // runs, -1)
+      if (folded == folded[:, :1]).all():
+        return runs
+  raise AssertionError
 
 
-@hypothesis.settings(max_examples=200, deadline=None)
-@hypothesis.given(data=st.data())
-def test_a_reshape_hides_no_variation(data):
-  factors = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
+@st.composite
+def _cases(draw):
+  """Two shapes of one size, and an array that varies in known runs."""
+  factors = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
 
-  def grouped(label):
+  def grouped():
     shape = [1]
     for n in factors:
-      if data.draw(st.booleans(), label):
+      if draw(st.booleans()):
         shape.append(n)
       else:
         shape[-1] *= n
     return tuple(shape)
 
-  before, after = grouped("before"), grouped("after")
-  varies = {
-    d
-    for d in _values.long_dims(before)
-    if data.draw(st.booleans(), f"varies along {d}")
-  }
-  array = np.arange(np.prod(before)).reshape(before)
-  for d in set(range(len(before))) - varies:
-    array = np.broadcast_to(array.take([0], axis=d), before)
-  value = _values.Value(varies=frozenset(varies))
+  before, after = grouped(), grouped()
+  index = np.zeros(before, int)
+  blocks = []
+  for axis, n in enumerate(before):
+    runs = draw(st.sampled_from([r for r in range(1, n + 1) if n % r == 0]))
+    steps = np.arange(n) // (n // runs)
+    index = index * runs + steps.reshape(
+      [-1 if d == axis else 1 for d in range(len(before))]
+    )
+    if runs > 1:
+      blocks.append((axis, runs))
+  return before, after, tuple(blocks), index
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(_cases())
+def test_a_reshape_hides_no_variation(case):
+  before, after, blocks, array = case
   moves = _values.reshape_moves(before, after)
-  moved = _values.map_dims(value, moves, after)
-  assert _varying(array.reshape(after)) <= moved.varies
+  found = dict(_blocks.moved(blocks, moves, before, after))
+  array = array.reshape(after)
+  for axis, n in enumerate(after):
+    assert n % found.get(axis, 1) == 0
+    assert found.get(axis, 1) % _runs(array, axis) == 0
   if before == after:
-    assert moved.varies == varies
+    assert tuple(found.items()) == blocks
+
+
+def test_runs_whose_borders_do_not_meet_are_cut_to_elements():
+  assert _blocks.merge([((0, 2),), ((0, 4),)], (12,)) == ((0, 4),)
+  assert _blocks.merge([((0, 3),), ((0, 4),)], (12,)) == ((0, 12),)
+  assert _blocks.merge([((1, 3),), ((0, 4),)], (4, 6)) == ((0, 4), (1, 3))
 
 
 def test_a_join_is_tagged_only_if_all_are():
   one = _values.Value(bits=1, origin="a", scales=frozenset({1}))
-  four = _values.Value(bits=4, origin="a", scale_dims=frozenset({0}))
+  four = _values.Value(bits=4, origin="a", scale_blocks=((0, 2),))
   bare = _values.Value(data=True)
-  joined = _values.join([one, four])
+  joined = _values.join([one, four], (4,))
   assert (joined.bits, joined.origin) == (4, "a")
-  assert (joined.scales, joined.scale_dims) == (one.scales, four.scale_dims)
-  mixed = _values.join([one, bare])
+  assert (joined.scales, joined.scale_blocks) == (one.scales, ((0, 2),))
+  mixed = _values.join([one, bare], (4,))
   assert (mixed.bits, mixed.origin, mixed.data) == (None, None, True)
   assert mixed.scales == one.scales
