@@ -27,6 +27,7 @@ def parse(
   positional: str = "",
   switches: Mapping[str, str] | None = None,
   config: bool = False,
+  notes: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], list[str], config_lib.Config | None]:
   """Reads a command's arguments.
 
@@ -38,6 +39,7 @@ def parse(
     positional: the name of an optional positional argument; "": none.
     switches: its boolean flags and their help.
     config: whether it takes `--config`, which is then needed.
+    notes: flags that the command reads itself, and their help.
 
   Returns:
     Values by flag, positional arguments, and the config.
@@ -46,14 +48,15 @@ def parse(
     errors.UserError: for anything that cannot be read.
     SystemExit: with 0, after `--help`.
   """
-  spec, rest = _take_config(list(argv)) if config else ("", list(argv))
+  spec, rest = take_config(list(argv)) if config else ("", list(argv))
   values = flags.FlagValues()
   for name, line in texts.items():
     flags.DEFINE_string(name, None, line, flag_values=values)
   for name, line in (switches or {}).items():
     flags.DEFINE_bool(name, False, line, flag_values=values)
   if "--help" in rest or "-h" in rest:
-    print(_help(command, texts, switches or {}, config, positional))
+    alone = {**(switches or {}), **(notes or {})}
+    print(_help(command, texts, alone, config, positional))
     raise SystemExit(0)
   read = None
   if config:
@@ -136,7 +139,7 @@ def _with_defaults(
   return made
 
 
-def _take_config(argv: list[str]) -> tuple[str, list[str]]:
+def take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
   """The value of `--config` and all other arguments."""
   spec, rest, i = "", [], 0
   while i < len(argv):
@@ -167,7 +170,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
 def _help(
   command: str,
   texts: Mapping[str, str],
-  switches: Mapping[str, str],
+  alone: Mapping[str, str],
   config: bool,
   positional: str,
 ) -> str:
@@ -180,5 +183,5 @@ def _help(
   lines += [
     f"  {'--' + name + '=...':<24}{line}" for name, line in texts.items()
   ]
-  lines += [f"  {'--' + name:<24}{line}" for name, line in switches.items()]
+  lines += [f"  {'--' + name:<24}{line}" for name, line in alone.items()]
   return "\n".join(lines)

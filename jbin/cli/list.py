@@ -20,6 +20,7 @@ FAMILIES = {
   "regularizers": ("jbin.regularizers", "REGISTRY"),
   "estimators": ("jbin.estimators", "REGISTRY"),
   "conventions": ("jbin.cost", "REGISTRY"),
+  "chips": ("jbin.cost", "CHIPS"),
 }
 """Family -> (module, attribute) of its registry; loaded when listed."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jbin.cost import _sections
 from jbin.cost._record import Record
 from jbin.cost._values import Shape
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
   from jbin.cost._report import Report
 
 _MIN_NAME = 12  # columns that a layer's name always gets
-_FLAG = "*"
+_WIDEST = 100  # of lines of text, however wide the terminal is
+amount = _sections.amount
 
 
 def shapes(inputs: Sequence[Shape]) -> list[Any]:
@@ -24,8 +27,30 @@ def shapes(inputs: Sequence[Shape]) -> list[Any]:
   return listed[0] if len(listed) == 1 else listed
 
 
+def layers(report: Report) -> list[dict[str, Any]]:
+  """The rows of `layers` in the JSON form.
+
+  `weight_bytes` is that of the weights at their widest use, and 0 for one that
+  an earlier layer has: the sum over layers is that of the report.
+  """
+  width: dict[str, int] = {}
+  for record in report.layers:
+    for path, bits in zip(record.params, record.param_bits, strict=True):
+      width[path] = max(bits, width.get(path, 0))
+  rows: list[dict[str, Any]] = []
+  for record in report.layers:
+    paths = [path for path in record.params if path in width]
+    n = sum(
+      report.parameters[p].size * width.pop(p) for p in dict.fromkeys(paths)
+    )
+    rows.append(
+      layer(record) | {"weight_bytes": n // 8 if n % 8 == 0 else n / 8}
+    )
+  return rows
+
+
 def layer(record: Record) -> dict[str, Any]:
-  """One row of `layers` in the JSON form."""
+  """One row of `layers`, as far as the record knows it."""
   return {
     "name": record.name,
     "kind": record.kind,
@@ -43,54 +68,66 @@ def layer(record: Record) -> dict[str, Any]:
     "weights": record.weights,
     "flags": list(record.flags),
     "repeats": record.repeats,
+    "phase": record.phase,
+    "gradient_of": record.gradient_of,
+    "devices": record.devices,
   }
-
-
-def amount(n: float) -> str:
-  """A number with a unit for reading: 4.22 G, 512."""
-  for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-    if abs(n) >= size:
-      return f"{n / size:.4g} {unit}"
-  return f"{n:.4g}"
 
 
 def summary(report: Report) -> str:
   """Totals, what is flagged and what is left out."""
-  inputs = ", ".join(map(_shape, report.inputs))
-  lines = [f"{report.model}  {inputs}".rstrip(), ""]
-  lines += _align(_total_rows(report), "<>>")
-  if report.macs:
-    rows = [("bits (act x weight)", "MACs", "ACE", "share of ACE")]
-    rows += _pair_rows(report)
-    lines += ["", *_align(rows, "<>>>")]
-  if flagged := report.flagged:
-    said = (
-      f"{_FLAG} {len(flagged)} of {len(report.layers)} products have codes"
-      " whose scale varies along the contraction: ace counts their bits,"
-      " ace_strict counts float."
-    )
-    lines += ["", said, f"  {', '.join(_shortened(flagged))}"]
-  rows = [(name, f"{n:,}") for name, n in report.left_out.items() if n]
-  if rows:
-    lines += ["", "Left out of these figures:"]
-    lines += [f"  {line}" for line in _align(rows, "<>")]
-  for row in report.not_counted:
-    lines.append(
-      f"  NOT COUNTED: {row.primitive} at {row.where or 'the top'}, operands"
-      f" {', '.join(str(list(s)) for s in row.shapes)}: {row.reason}"
-    )
-  lines += [f"  Note: {note}" for note in report.notes]
+  return _text(report, _sections.summary(report), _WIDEST)
+
+
+def _text(
+  report: Report, found: Iterable[_sections.Section], width: int
+) -> str:
+  inputs = ", ".join(map(_sections.shape, report.inputs))
+  lines = [f"{report.model}  {inputs}".rstrip()]
+  for section in found:
+    if drawn := list(_plain(section, width)):
+      lines += ["", *drawn]
   return "\n".join(lines)
+
+
+def _plain(section: _sections.Section, width: int) -> Iterator[str]:
+  """A section for the terminal; what nobody should pass over comes last."""
+  if not (len(section.rows) > 1 or section.lines or section.loud):
+    return
+  if section.title:
+    yield f"{section.title}:"
+  if len(section.rows) > 1:
+    rows = section.rows[1:] if section.title else section.rows
+    indent = "  " if section.title else ""
+    yield from (f"{indent}{line}" for line in _align(rows, section.sides))
+  for line in (*section.lines, *section.loud):
+    yield from textwrap.wrap(
+      line,
+      width,
+      initial_indent="  " if section.title else "",
+      subsequent_indent="    ",
+      break_on_hyphens=False,
+    ) or [""]
 
 
 def table(report: Report, width: int | None = None) -> str:
   """The summary below one line for each layer and each named operation."""
   width = width or shutil.get_terminal_size((100, 24)).columns
-  head = ("layer", "kind", "in", "out", "kernel", "bits", "MACs", "ACE")
-  rows = [head, *(_layer_row(record) for record in report.layers)]
-  if len(rows) == 1:
-    return summary(report)
-  # Shapes go first where the terminal is narrow.
+  found = [*_sections.summary(report), _sections.chips(report)]
+  found.append(_sections.conventions(report))
+  if len(report.layers) == 0:
+    return _text(report, found, min(width, _WIDEST))
+  lines = _layer_lines(report, width)
+  marked = _sections.elementwise(report)
+  if len(marked.rows) > 1:
+    lines += ["", *_plain(marked, width)]
+  return "\n".join([*lines, "", _text(report, found, min(width, _WIDEST))])
+
+
+def _layer_lines(report: Report, width: int) -> list[str]:
+  """The layers; shapes go first where the terminal is narrow."""
+  rows = _sections.layers(report)
+  kept, others = [list(row) for row in rows], 0
   for drop in ((), (2,), (2, 3), (1, 2, 3), (1, 2, 3, 4)):
     kept = [[c for i, c in enumerate(r) if i not in drop] for r in rows]
     others = sum(max(map(len, column)) for column in zip(*kept, strict=True))
@@ -101,23 +138,16 @@ def table(report: Report, width: int | None = None) -> str:
   for row in kept:
     if len(row[0]) > space:  # the end of a path says more than its start
       row[0] = "…" + row[0][1 - space :]
-  numbers = 2 if len(kept[0]) > 2 else 1
-  sides = "<" * (len(kept[0]) - numbers) + ">" * numbers
-  lines = _align(kept, sides)
+  lines = _align(kept, "<" * (len(kept[0]) - 2) + ">>")
   lines.insert(1, "-" * max(map(len, lines)))
-  if report.elementwise:
-    rows = [("element-wise, by name", "scalar operations")]
-    rows += [(name, f"{n:,}") for name, n in report.elementwise.items()]
-    lines += ["", *_align(rows, "<>")]
-  return "\n".join([*lines, "", summary(report)])
+  return lines
 
 
 def csv_text(report: Report) -> str:
   """One line for each layer; shapes are joined by x."""
   out = io.StringIO()
   writer: csv.DictWriter[str] | None = None
-  for record in report.layers:
-    row = layer(record)
+  for row in layers(report):
     for key in ("in_shape", "out_shape", "kernel", "strides"):
       row[key] = "x".join(map(str, row[key] or ()))
     row["flags"] = " ".join(row["flags"])
@@ -131,74 +161,28 @@ def csv_text(report: Report) -> str:
 def markdown(report: Report) -> str:
   """The totals, the bit pairs, the layers and what is left out."""
   lines = [f"## {_escaped(report.model)}", ""]
-  lines += _pipes([("convention", "exact", ""), *_total_rows(report)], "<>>")
-  rows = [("bits (act x weight)", "MACs", "ACE", "share of ACE")]
-  lines += ["", *_pipes([*rows, *_pair_rows(report)], "<>>>"), ""]
-  head = ("layer", "kind", "in", "out", "kernel", "bits", "MACs", "ACE")
-  body = [_layer_row(record) for record in report.layers]
-  lines += [*_pipes([head, *body], "<<<<<<>>"), ""]
-  rows = [("left out", "amount")]
-  rows += [(name, f"{n:,}") for name, n in report.left_out.items()]
-  rows += [
-    (f"**not counted: {row.primitive}** {row.reason}", f"{row.repeats:,}")
-    for row in report.not_counted
-  ]
-  rows += [
-    (f"element-wise: {k}", f"{n:,}") for k, n in report.elementwise.items()
-  ]
-  lines += _pipes(rows, "<>")
-  lines += ["", *(f"* {note}" for note in report.notes)]
+  body = _sections.Section("Layers", _sections.layers(report), _sections.SIDES)
+  found = [*_sections.summary(report), _sections.chips(report)]
+  found += [_sections.conventions(report), _sections.elementwise(report), body]
+  for section in found:
+    lines += _marked(section)
   return "\n".join(lines).rstrip() + "\n"
 
 
-def _total_rows(report: Report) -> list[tuple[str, str, str]]:
-  figures: list[tuple[str, float]] = [
-    ("ACE", report.ace),
-    ("ACE, strict", report.ace_strict),
-    ("MACs", sum(report.macs.values())),
-    ("CPU64, max(bits)/64", report.total("cpu64_maxbits_64")),
-    ("CPU64, binary/64", report.total("cpu64_binary_64th_rest_1")),
-    ("weights, bytes", report.weight_bytes),
-    ("parameters", report.params["total"]),
-  ]
-  return [(name, _exact(n), amount(n)) for name, n in figures]
-
-
-def _exact(n: float) -> str:
-  return f"{int(n):,}" if n == int(n) else f"{n:,}"
-
-
-def _pair_rows(report: Report) -> list[tuple[str, ...]]:
-  whole = report.ace or 1
-  pairs = sorted(report.macs.items(), reverse=True)
-  return [
-    (f"{i} x {j}", f"{n:,}", f"{n * i * j:,}", f"{n * i * j / whole:.1%}")
-    for (i, j), n in pairs
-  ]
-
-
-def _layer_row(record: Record) -> tuple[str, ...]:
-  mark = _FLAG if record.flags else ""
-  return (
-    record.name,
-    record.kind,
-    _shape(record.in_shape),
-    _shape(record.out_shape),
-    _shape(record.kernel),
-    f"{record.lhs_bits}x{record.rhs_bits}{mark}",
-    f"{record.macs:,}",
-    f"{record.ace:,}",
-  )
-
-
-def _shape(shape: Shape) -> str:
-  return "x".join(map(str, shape)) or "scalar"
-
-
-def _shortened(names: list[str], most: int = 8) -> list[str]:
-  if len(names) <= most:
-    return names
-  return [*names[:most], f"and {len(names) - most} more"]
+def _marked(section: _sections.Section) -> Iterator[str]:
+  """A section as Markdown, what nobody should pass over in bold."""
+  if not (len(section.rows) > 1 or section.lines or section.loud):
+    return
+  if section.title:
+    yield from (f"### {section.title}", "")
+  if section.loud:
+    yield from (f"* **{_escaped(line)}**" for line in section.loud)
+    yield ""
+  if len(section.rows) > 1:
+    yield from (*_pipes(section.rows, section.sides), "")
+  if section.lines:
+    yield from (f"* {_escaped(line.strip())}" for line in section.lines)
+    yield ""
 
 
 def _align(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
@@ -220,4 +204,6 @@ def _pipes(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-  return text.replace("|", "\\|").replace("\n", " ")
+  """One line that ends no cell and begins no tag or emphasis."""
+  text = text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+  return text.replace("*", "\\*")

@@ -24,6 +24,28 @@ def size(n: float) -> str:
   return _scaled(n, "B")
 
 
+def seconds(n: float) -> str:
+  """A time: 12.3 µs."""
+  return _small(n, "s")
+
+
+def joules(picojoules: float) -> str:
+  """An energy: 111 µJ."""
+  return _small(picojoules * 1e-12, "J")
+
+
+def _small(n: float, unit: str) -> str:
+  if not n or n >= 1:
+    return _scaled(n, unit)
+  power, prefix = next(
+    (p, prefix)
+    for p, prefix in ((1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
+    if n >= p * 0.9995 or p == 1e-12
+  )
+  n /= power
+  return f"{n:.{_decimals(n)}f} {prefix}{unit}"
+
+
 def _scaled(n: float, unit: str) -> str:
   power = 0
   # 999.5 would print as 1000 with three digits: it is 1 of the next unit.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jbin.report import _numbers, _read, _view
+from jbin.report import _diff, _diff_view, _layers, _numbers, _read, _view
 
 _TEMPLATES = Path(__file__).parent
 
@@ -30,7 +30,7 @@ def write(workdirs: Sequence[Path], out: Path) -> Path:
   out = Path(out)
   out.mkdir(parents=True, exist_ok=True)
   path = out / "index.html"
-  path.write_text(_render(runs), encoding="utf-8")
+  path.write_text(_render("page.html", _view.page(runs)), encoding="utf-8")
   return path
 
 
@@ -40,10 +40,15 @@ def cost_page(cost: Mapping[str, Any]) -> str:
   Raises:
     errors.UserError: if a key that the page needs is missing.
   """
-  return _render([_read.counted(cost)])
+  return _render("page.html", _view.page([_read.counted(cost)]))
 
 
-def _render(runs: Sequence[_read.Run]) -> str:
+def diff_page(found: _diff.Diff) -> str:
+  """The page of what differs between two cost reports."""
+  return _render("diff.html", _diff_view.page(found))
+
+
+def _render(name: str, view: Mapping[str, Any]) -> str:
   import jinja2  # a page alone needs it
 
   environment = jinja2.Environment(
@@ -57,7 +62,7 @@ def _render(runs: Sequence[_read.Run]) -> str:
     short=_numbers.short,
     exact=_numbers.exact,
     size=_numbers.size,
+    shape=_layers.shape,
     json=lambda value: json.dumps(value, indent=2, ensure_ascii=False),
   )
-  template = environment.get_template("page.html")
-  return template.render(_view.page(runs))
+  return environment.get_template(name).render(view)

@@ -97,7 +97,7 @@ def counted(cost: Mapping[str, Any]) -> Run:
   Raises:
     errors.UserError: if a key is missing.
   """
-  _check(cost, "the cost report", "jbin cost --config=... --format=json")
+  check(cost, "the cost report", "jbin cost --config=... --format=json")
   return Run(str(cost["model"]), Path(), {}, {}, cost)
 
 
@@ -135,7 +135,7 @@ def _run(workdir: Path, name: str) -> Run:
   count = f"jbin cost --config=... --format=json --out={cost_path}"
   config = _json(workdir / "config.json", train)
   cost = _json(cost_path, f"{train}, or count alone: {count}")
-  _check(cost, cost_path, count)
+  check(cost, cost_path, count)
   lines = _read(workdir / "metrics.jsonl", train).splitlines(keepends=True)
   curves = _curves(_records(lines, workdir / "metrics.jsonl"))
   return Run(name, workdir, config, curves, cost, _watched(workdir))
@@ -160,8 +160,12 @@ def _json(path: Path, cure: str) -> dict[str, Any]:
   return value  # pyright: ignore[reportUnknownVariableType]
 
 
-def _check(cost: Mapping[str, Any], path: Path | str, count: str) -> None:
-  """Every key that the report reads is there."""
+def check(cost: Mapping[str, Any], path: Path | str, count: str) -> None:
+  """Every key that the report reads is there.
+
+  Raises:
+    errors.UserError: if one is missing; `count` writes the file again.
+  """
   totals: Mapping[str, Any] = cost.get("totals") or {}
   keys = ("ace", "macs", "macs_by_bit_pair", "weight_bytes", "weights_by_bits")
   missing = [f"totals.{key}" for key in keys if key not in totals]

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import html
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jbin.report import _chart, _numbers, _read, _watched
+from jbin.report import (
+  _chart,
+  _cost,
+  _layers,
+  _numbers,
+  _read,
+  _scatter,
+  _step,
+  _watched,
+)
 
 COLOURS = 6
-# Runs that have a colour of their own; style.css has as many.
-_ROWS = 1500
-# Rows of all layer tables together: the page stays below 1 MB.
+# Runs that have a colour of their own; page.css has as many.
+_BYTES = 600_000
+# Of all layer tables together: the page stays below 1 MB.
+_ROW = 260
+# Bytes of a row without its texts.
+_CELLS = 600
+# Cells of all drawings of modules together.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,43 +50,16 @@ class Row:
   # Class of the colour beside the label.
 
 
-@dataclasses.dataclass(frozen=True)
-class Share:
-  """A piece of a bar: its label, figure and part of the whole."""
-
-  label: str
-  figure: str
-  share: float
-  tone: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-  """A line of the layer table."""
-
-  name: str
-  kind: str
-  # "conv 3×3×64×64": what it is, and the shape of its weight.
-  shapes: str
-  bits: str
-  tone: str
-  macs: int
-  ace: int
-  share: float
-  # Of the run's ACE.
-  weights: int
-  flagged: bool
-
-
 def page(runs: Sequence[_read.Run]) -> dict[str, Any]:
   """The variables of the template `page.html`."""
   top = _read.reference(runs)
   watched = _watched.tables(runs)
-  budget = _ROWS - _watched.weight(watched)
+  budget = _BYTES - _ROW * _watched.weight(watched)
   views: list[dict[str, Any]] = []
   for i, run in enumerate(runs):
-    views.append(_run(run, i % COLOURS, budget))
-    budget -= len(views[-1]["layers"])
+    cells = _CELLS // len(runs)
+    views.append(_run(run, i % COLOURS, budget, cells))
+    budget -= views[-1]["bytes"]
     views[-1]["watched"] = watched[i]
   return {
     "title": _title(runs),
@@ -78,6 +67,12 @@ def page(runs: Sequence[_read.Run]) -> dict[str, Any]:
     "cards": _cards(runs, top),
     "rows": _rows(runs, top),
     "charts": _charts(runs),
+    "metrics": _layers.METRICS,
+    "conventions": _cost.conventions(runs),
+    "chips": _cost.chips(runs),
+    "scatters": _scatter.plots(runs, COLOURS),
+    "published": _scatter.published(),
+    "foreign": _scatter.others(runs),
     "size": (_chart.WIDTH, _chart.HEIGHT),
     "spark_size": (_watched.WIDTH, _watched.HEIGHT),
     "frame": (_chart.LEFT, _chart.TOP, _chart.RIGHT, _chart.BOTTOM),
@@ -89,14 +84,6 @@ def _title(runs: Sequence[_read.Run]) -> str:
   if len(models) > 2:
     return f"{models[0]} and {len(models) - 1} others"
   return " · ".join(models)
-
-
-def tone(lhs: int, rhs: int) -> str:
-  """The class of the colour of a bit pair, by its product lhs * rhs."""
-  for wide in (1, 2, 4, 8, 16):
-    if lhs * rhs <= wide * wide:
-      return f"b{wide}"
-  return "b32"
 
 
 def _cards(runs: Sequence[_read.Run], top: _read.Run) -> list[Card]:
@@ -111,8 +98,9 @@ def _cards(runs: Sequence[_read.Run], top: _read.Run) -> list[Card]:
   if other is None:
     return [
       *cards,
-      Card("Effort (ACE)", _numbers.short(star.ace), "for one example"),
-      Card("Weights", _numbers.size(star.weight_bytes), "packed"),
+      Card("Effort (ACE)", _numbers.short(star.ace), _of_float(star)),
+      *([] if cards else [_macs_card(star)]),
+      Card("Weights", _numbers.size(star.weight_bytes), _packed(star)),
     ]
   return [
     *cards,
@@ -130,6 +118,34 @@ def _cards(runs: Sequence[_read.Run], top: _read.Run) -> list[Card]:
   ]
 
 
+def _of_float(run: _read.Run) -> str:
+  """What the same products of 16-bit floats would be times."""
+  macs = sum(run.macs.values())
+  if run.is_float or not run.ace:
+    return "bits of both sides × MACs"
+  return f"{_numbers.ratio(256 * macs, run.ace)} less than in bfloat16"
+
+
+def _macs_card(run: _read.Run) -> Card:
+  macs = sum(run.macs.values())
+  note = "no products"
+  if macs:
+    pair, most = max(run.macs.items(), key=lambda item: item[1])
+    note = f"{100 * most / macs:.3g} % of {_numbers.pair(pair)} bits"
+  return Card("MACs", _numbers.short(macs), note)
+
+
+def _packed(run: _read.Run) -> str:
+  """How much smaller than 32-bit floats the weights are."""
+  table = run.cost["totals"]["weights_by_bits"]
+  wide = 4 * sum(int(n) for n in table.values())
+  if run.is_float or not run.weight_bytes:
+    return "of all products"
+  return (
+    f"packed, {_numbers.ratio(wide, run.weight_bytes)} less than in float32"
+  )
+
+
 def _gap(accuracy: float, other: _read.Run | None) -> str:
   theirs = other.final("accuracy") if other else None
   if other is None or theirs is None:
@@ -142,6 +158,8 @@ def _gap(accuracy: float, other: _read.Run | None) -> str:
 def _rows(runs: Sequence[_read.Run], top: _read.Run) -> list[Row]:
   than = "float" if top.is_float else top.name
   rows: list[Row] = []
+  if len(runs) == 1:
+    return _pairs(top)
   for label, metric, form in (
     ("Test accuracy", "accuracy", _numbers.percent),
     ("Test loss", "loss", _numbers.value),
@@ -152,7 +170,7 @@ def _rows(runs: Sequence[_read.Run], top: _read.Run) -> list[Row]:
   for pair in sorted({pair for run in runs for pair in run.macs}):
     counts = [run.macs.get(pair) for run in runs]
     label = f"MACs of {_numbers.pair(pair)} bits"
-    rows.append(Row(label, [_count(n) for n in counts], tone(*pair)))
+    rows.append(Row(label, [_count(n) for n in counts], _layers.tone(*pair)))
   rows.append(Row("ACE", [_count(run.ace) for run in runs]))
   if len(runs) > 1:
     ratios = [(_numbers.ratio(top.ace, run.ace), "") for run in runs]
@@ -171,6 +189,22 @@ def _rows(runs: Sequence[_read.Run], top: _read.Run) -> list[Row]:
     ]
     rows.append(Row(f"Size, times smaller than {than}", ratios))
   return rows
+
+
+def _pairs(run: _read.Run) -> list[Row]:
+  """The bit pairs of a run alone, and their sum; the last is the sum."""
+  found: list[Row] = []
+  macs = sum(run.macs.values())
+  for pair, n in [*run.macs.items(), (None, macs)]:
+    ace = run.ace if pair is None else n * pair[0] * pair[1]
+    shares = [
+      f"{100 * part / whole:.3g} %" if whole else _numbers.NONE
+      for part, whole in ((n, macs), (ace, run.ace))
+    ]
+    cells = [_count(n), (shares[0], ""), _count(ace), (shares[1], "")]
+    label = "All" if pair is None else _numbers.pair(pair)
+    found.append(Row(label, cells, _layers.tone(*pair) if pair else ""))
+  return found
 
 
 def _count(n: int | None) -> tuple[str, str]:
@@ -230,29 +264,52 @@ def _series(runs: Sequence[_read.Run], metric: str) -> list[_chart.Series]:
   ]
 
 
-def _run(run: _read.Run, colour: int, budget: int) -> dict[str, Any]:
+def _run(
+  run: _read.Run, colour: int, budget: int, cells: int
+) -> dict[str, Any]:
   cost = run.cost
-  layers = [_layer(row, run.ace, cost) for row in cost["layers"]]
-  return {
+  found: list[Any] = cost["layers"]
+  sizes = list(itertools.accumulate(map(_bytes, found)))
+  kept = found[: bisect.bisect_right(sizes, budget)]
+  top = _layers.tree(found)
+  rows = _layers.rows(top, cost.get("flagged") or (), len(kept))
+  memory: dict[str, Any] = cost.get("memory") or {}
+  return _cost.omissions(run) | {
     "name": run.name,
     "colour": colour,
     "model": cost["model"],
-    "input": _shape(cost.get("input")),
+    "input": _layers.shape(cost.get("input")),
     "config": run.config,
-    "bars": _bars(run),
-    "layers": layers[: max(budget, 0)],
-    "cut": max(len(layers) - max(budget, 0), 0),
-    "tallest": max((layer.ace for layer in layers), default=0) or 1,
-    "legend": {layer.tone: layer.bits for layer in layers},
-    "flagged": list(cost.get("flagged") or ()),
-    "ace": run.ace,
-    "ace_strict": cost["totals"].get("ace_strict"),
-    "elementwise": dict(cost.get("elementwise_scalar_ops") or {}),
-    "left_out": dict(cost.get("left_out") or {}),
-    "not_counted": list(cost.get("not_counted") or ()),
-    "notes": list(cost.get("notes") or ()),
+    "bars": _cost.bars(run),
+    "layers": rows,
+    "bytes": sizes[len(kept) - 1] if kept else 0,
+    "count": len(found),
+    "cut": len(found) - len(kept),
+    "tallest": max((row.ace for row in rows if not row.module), default=0) or 1,
+    "legend": _legend(run),
+    "icicle": _layers.icicle(top, str(cost["model"]), cells),
+    "sizes": _cost.sizes(cost),
+    "sizes_without": str(memory.get("leaves_out", "")).replace("`", ""),
+    "phases": _step.phases(cost),
+    "step": _step.step(cost),
+    "training": bool(cost.get("training")),
     "diverged": _diverged(run),
   }
+
+
+def _bytes(layer: dict[str, Any]) -> int:
+  """About what a layer takes in the page, with its part of other lists."""
+  texts = [layer["name"], layer["name"], layer["kind"], layer.get("kernel")]
+  texts += [layer.get("in_shape"), layer.get("out_shape")]
+  return _ROW + sum(len(html.escape(str(text))) for text in texts)
+
+
+def _legend(run: _read.Run) -> dict[str, str]:
+  """Bit pairs by colour, narrow first."""
+  found: dict[str, list[str]] = {}
+  for pair in run.macs:
+    found.setdefault(_layers.tone(*pair), []).append(_numbers.pair(pair))
+  return {tone: f"{', '.join(pairs)} bits" for tone, pairs in found.items()}
 
 
 def _diverged(run: _read.Run) -> int | None:
@@ -265,54 +322,3 @@ def _diverged(run: _read.Run) -> int | None:
     if v != v or v in (float("inf"), float("-inf"))
   ]
   return min(steps, default=None)
-
-
-def _bars(run: _read.Run) -> list[tuple[str, str, list[Share]]]:
-  """MACs, ACE and weight bytes by bits, each as parts of a whole."""
-  macs = run.macs
-  ace = {pair: n * pair[0] * pair[1] for pair, n in macs.items()}
-  weights = {
-    (int(bits), int(bits)): int(n) * int(bits) / 8
-    for bits, n in run.cost["totals"]["weights_by_bits"].items()
-  }
-  bars: list[tuple[str, str, list[Share]]] = []
-  for label, parts, form, name in (
-    ("MACs", macs, _numbers.short, _numbers.pair),
-    ("ACE", ace, _numbers.short, _numbers.pair),
-    ("Weights", weights, _numbers.size, lambda pair: f"{pair[0]} bit"),
-  ):
-    whole = sum(parts.values())
-    shares = [
-      Share(name(pair), form(n), n / whole, tone(*pair))
-      for pair, n in sorted(parts.items())
-      if n
-    ]
-    bars.append((label, form(whole), shares))
-  return bars
-
-
-def _layer(row: dict[str, Any], ace: int, cost: Any) -> Layer:
-  pair = int(row["lhs_bits"]), int(row["rhs_bits"])
-  mine = int(row.get("ace", row["macs"] * pair[0] * pair[1]))
-  name = str(row["name"])
-  return Layer(
-    name=name,
-    kind=f"{row['kind']} {_shape(row.get('kernel'))}".replace("_", " "),
-    shapes=f"{_shape(row.get('in_shape'))} → {_shape(row.get('out_shape'))}",
-    bits=_numbers.pair(pair),
-    tone=tone(*pair),
-    macs=int(row["macs"]),
-    ace=mine,
-    share=mine / ace if ace else 0.0,
-    weights=int(row["weights"]),
-    flagged=name in (cost.get("flagged") or ()),
-  )
-
-
-def _shape(shape: Any) -> str:
-  """1×28×28; several shapes with commas."""
-  if not shape:
-    return _numbers.NONE
-  if isinstance(shape[0], list | tuple):
-    return ", ".join(_shape(part) for part in shape)
-  return "×".join(str(n) for n in shape)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from jbin.report import _chart, _numbers, _read, _view
+from jbin.report import _chart, _layers, _numbers, _read
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_other_forms():
   [((1, 1), "b1"), ((1, 2), "b2"), ((8, 8), "b8"), ((8, 32), "b16")],
 )
 def test_tone_goes_by_the_product_of_bits(pair, tone):
-  assert _view.tone(*pair) == tone
+  assert _layers.tone(*pair) == tone
 
 
 def test_thin_keeps_the_end_and_the_mean():

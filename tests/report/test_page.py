@@ -12,7 +12,7 @@ from tests.report import conftest as made
 class _Page(html.parser.HTMLParser):
   """Collects the tags, the text of cells, and what is left open."""
 
-  VOID = frozenset({"meta", "link", "br", "path", "rect", "circle"})
+  VOID = frozenset({"meta", "link", "br", "path", "rect", "circle", "input"})
 
   def __init__(self, text):
     super().__init__()

@@ -75,7 +75,7 @@ def test_without_the_file_there_is_no_section(make_run, tmp_path):
 def test_only_watched_runs_have_a_table(make_run, tmp_path):
   watched = _watch(make_run("seen"), {"a": {}})
   text, _ = _write([make_run("unseen"), watched], tmp_path)
-  section = text[text.index("Low-bit layers") : text.index("leave out")]
+  section = text[text.index("Low-bit layers") : text.index("<h2>Configuration")]
   assert "seen</span>" in section
   assert "unseen" not in section
 
@@ -108,7 +108,7 @@ def test_what_a_layer_lacks_is_a_dash(make_run, tmp_path):
 def test_what_is_not_finite_says_so(make_run, tmp_path):
   sick = {"estimating_error": math.nan, "scale_mean": math.inf}
   text, _ = _write([_watch(make_run("run"), {"sick": sick})], tmp_path)
-  section = text[text.index("Low-bit layers") : text.index("leave out")]
+  section = text[text.index("Low-bit layers") : text.index("<h2>Configuration")]
   assert section.count("not finite") >= 2
   assert not re.findall(r' d="[^"]*(?:nan|inf)', section)
 

@@ -1,0 +1,135 @@
+"""A difference of cost reports as text: terminal, Markdown, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Callable
+
+from jbin.report import _diff, _numbers, _text
+
+_MIN_NAME = 16  # columns that a layer's name always gets
+
+
+def table(found: _diff.Diff, width: int | None = None) -> str:
+  """The totals, and one line for each layer that differs.
+
+  Args:
+    found: the difference.
+    width: characters of a line; by default that of the terminal.
+  """
+  width = width or shutil.get_terminal_size((100, 24)).columns
+  lines = [f"A  {found.names[0]}", f"B  {found.names[1]}", ""]
+  lines += _text.align([("", "A", "B", "B is"), *_totals(found)], "<>>>")
+  lines += ["", _counts(found)]
+  if found.changed:
+    narrow = _fitted(found, width)
+    drawn = _text.align(narrow, "<<" + ">" * (len(narrow[0]) - 2))
+    drawn.insert(1, "-" * max(map(len, drawn)))
+    lines += ["", *drawn]
+  return "\n".join(lines)
+
+
+_HEAD = ("layer", "", "bits", "MACs", "ACE", "bytes")
+_MARKS = {"added": "+", "removed": "-", "changed": "~"}
+
+
+def _totals(found: _diff.Diff) -> list[tuple[str, str, str, str]]:
+  return [
+    (
+      f"{t.title}, {t.unit}" if t.unit else t.title,
+      _numbers.exact(t.a),
+      _numbers.exact(t.b),
+      t.ratio,
+    )
+    for t in found.totals
+  ]
+
+
+def _counts(found: _diff.Diff) -> str:
+  said = [
+    f"{n:,} {change} {_MARKS.get(change, '')}".rstrip()
+    for change, n in found.counts.items()
+    if n
+  ]
+  return f"Layers: {', '.join(said) or 'none'}."
+
+
+def _layers(found: _diff.Diff, brief: bool = False) -> list[tuple[str, ...]]:
+  form = _numbers.short if brief else _numbers.exact
+  return [
+    (
+      f"{line.name} ({line.phase})" if _phased(line) else line.name,
+      _MARKS.get(line.change, "~"),
+      *(_way(line, key, form) for key in ("bits", "macs", "ace", "bytes")),
+    )
+    for line in found.changed
+  ]
+
+
+def _phased(line: _diff.Line) -> bool:
+  return line.phase not in ("", "forward")
+
+
+def _way(line: _diff.Line, key: str, form: Callable[[float], str]) -> str:
+  """A figure of both sides, once where it is the same."""
+
+  def say(side: _diff.Side) -> str:
+    if key == "bits":
+      return f"{side.bits[0]}x{side.bits[1]}"
+    return form(getattr(side, key))
+
+  sides = [say(side) for side in (line.a, line.b) if side is not None]
+  return " -> ".join(dict.fromkeys(sides))
+
+
+def _fitted(found: _diff.Diff, width: int) -> list[tuple[str, ...]]:
+  """All digits if they fit, else three; then fewer columns, cut names."""
+  rows: list[tuple[str, ...]] = []
+  others = 0
+  for brief, drop in (
+    (False, ()),
+    (True, ()),
+    (True, (5,)),
+    (True, (3, 5)),
+    (True, (3, 4, 5)),
+  ):
+    whole = [_HEAD, *_layers(found, brief)]
+    rows = [tuple(c for i, c in enumerate(r) if i not in drop) for r in whole]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    others = sum(widths[1:]) + 2 * (len(widths) - 1)
+    if others + min(widths[0], 2 * _MIN_NAME) <= width:
+      break
+  space = max(_MIN_NAME, width - others)
+  return [
+    (row[0] if len(row[0]) <= space else "…" + row[0][1 - space :], *row[1:])
+    for row in rows
+  ]
+
+
+def markdown(found: _diff.Diff) -> str:
+  """The same as Markdown tables."""
+  a, b = (_text.escaped(name) for name in found.names)
+  lines = [f"## {a} → {b}", ""]
+  head = ("total", found.names[0], found.names[1], "change")
+  lines += _text.pipes([head, *_totals(found)], "<>>>")
+  lines += ["", _counts(found)]
+  rows = _layers(found)
+  if rows:
+    lines += ["", *_text.pipes([_HEAD, *rows], "<<>>>>")]
+  return "\n".join(lines) + "\n"
+
+
+def csv_text(found: _diff.Diff) -> str:
+  """One line for each layer that differs."""
+  out = io.StringIO()
+  fields = ("bits", "macs", "ace", "weight_bytes", "kernel")
+  writer = csv.writer(out, lineterminator="\n")
+  sides = [f"{side}_{field}" for side in "ab" for field in fields]
+  writer.writerow(["name", "phase", "change", *sides])
+  for line in found.changed:
+    both = [{} if s is None else s.to_json() for s in (line.a, line.b)]
+    cells = [side.get(field) for side in both for field in fields]
+    writer.writerow([line.name, line.phase, line.change, *cells])
+  return out.getvalue()

@@ -1,0 +1,30 @@
+"""Tables for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def align(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+  """Rows as lines with columns of equal width; `sides` is < or > for each."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+    "  ".join(
+      f"{cell:{side}{n}}"
+      for cell, side, n in zip(row, sides, widths, strict=True)
+    ).rstrip()
+    for row in rows
+  ]
+
+
+def pipes(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+  """A Markdown table; the first row is its head."""
+  rule = ["---" if side == "<" else "---:" for side in sides]
+  head, *body = [[escaped(cell) for cell in row] for row in rows]
+  return [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
+
+
+def escaped(text: str) -> str:
+  """One line that does not end a cell, nor begin a tag."""
+  text = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+  return text.replace("<", "&lt;")
