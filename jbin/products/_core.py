@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbin import errors, residuals, shards
+from jbin import bits as tags, errors, residuals, shards
 from jbin.products import _form
 from jbin.quantizers import Quantized
 
@@ -58,8 +58,13 @@ class _Plan:
   form: _form.Form
   grad_precision: GradPrecision
   levels: tuple[tuple[int, int] | None, tuple[int, int] | None]
-  one_bit: tuple[bool, bool]
+  bits: tuple[int | None, int | None]
   dtype: Any
+
+  @property
+  def one_bit(self) -> tuple[bool, bool]:
+    """Whether each operand's codes have one bit."""
+    return self.bits[0] == 1, self.bits[1] == 1
 
 
 def product(
@@ -101,7 +106,7 @@ def product(
     form=form,
     grad_precision=grad_precision,
     levels=tuple(q.levels if q else None for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
-    one_bit=tuple(bool(q and q.bits == 1) for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
+    bits=tuple(q.bits if q else None for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
     dtype=jnp.result_type(*values),
   )
   pairs = tuple((q.codes, q.scale) if q else None for q in (xs, ws))
@@ -232,8 +237,10 @@ def _restore(
   if plan.one_bit[side]:
     low = residuals.unpack(codes, like.shape[-1])
     first, second = (jnp.asarray(level, dtype) for level in levels)
-    return jnp.where(low, first, second), scale
-  return codes.astype(dtype), scale
+    codes = jnp.where(low, first, second)
+  bits = plan.bits[side]
+  codes = codes.astype(dtype)
+  return codes if bits is None else tags.tag(codes, bits), scale
 
 
 def _backward(

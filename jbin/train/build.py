@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -293,6 +294,43 @@ def cost_report(config: config_lib.Config) -> cost.Report:
   model = evaluation_view(model)
   example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   return cost.count(model, example, name=config.model.name)
+
+
+def training_report(
+  config: config_lib.Config, *, compiled: bool = False
+) -> cost.Report:
+  """Counts one whole training step of a config, for its batch size.
+
+  The step is the loop's own: forward, recompute, backward and update, with the
+  most bytes that it keeps at once. Nothing is allocated.
+
+  Args:
+    config: the run.
+    compiled: whether the step is compiled as well, for the config's mesh: then
+      XLA's memory figures and the transfers between devices are there too.
+
+  Raises:
+    errors.UserError: if the config makes no run, or there are too few devices
+      for its mesh.
+  """
+  from jbin import cost
+  from jbin.train import program, sharding
+
+  step = program.of(config)
+  found = step.report(config.model.name)
+  if not compiled:
+    return found
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  sharding.check_batch("batch_size", config.batch_size, mesh)
+  made = step.compile(mesh)
+  assert found.training is not None
+  peak = found.training.peak
+  training = cost.Training(
+    peak=peak,
+    memory=cost.compare_memory(peak, made, mesh.size),
+    communication=cost.communication(made, mesh) if mesh.size > 1 else None,
+  )
+  return dataclasses.replace(found, training=training)
 
 
 def abstract_model(

@@ -111,7 +111,9 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   optimizer = build.optimizer(config.optimizer, model)
   graphdef, params, rest = restore.split(model)
   teacher = restore.load_teacher(task, source, mesh)
-  measures = metric_names(graphdef, (params, rest), task, teacher, source)
+  measures = metric_names(
+    graphdef, (params, rest), task, teacher, source.image_shape
+  )
   names = sorted([*measures, "learning_rate"])  # as JAX orders a dict
   zeros = {name: (np.float32(0), np.float32(0)) for name in names}
 
@@ -130,10 +132,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   shardings = sharding.intended(abstract, mesh)
 
   # --- The compiled steps ----------------------------------------------------
-  train_step = jax.jit(
-    functools.partial(_train_step, graphdef, task, optimizer, teacher),
-    donate_argnums=0,
-    out_shardings=(shardings, everywhere),
+  train_step = make_train_step(
+    graphdef, task, optimizer, teacher, (shardings, everywhere)
   )
   eval_step = make_eval_step(graphdef, task, teacher, mesh)
   put = functools.partial(_put, mesh)
@@ -344,6 +344,18 @@ def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
 # --- The step and the evaluation ----------------------------------------------
 
 
+def make_train_step(
+  graphdef: Any,
+  task: tasks.Task,
+  optimizer: optimizers.Optimizer,
+  teacher: restore.Teacher,
+  out_shardings: Any = None,
+) -> Any:
+  """A jitted (state, batch, now, teacher state) -> new state and loss."""
+  step = functools.partial(_train_step, graphdef, task, optimizer, teacher)
+  return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
+
+
 def _train_step(
   graphdef: Any,
   task: tasks.Task,
@@ -427,10 +439,10 @@ def metric_names(
   model: Any,
   task: tasks.Task,
   teacher: restore.Teacher,
-  source: data.Dataset,
+  image_shape: tuple[int, ...],
 ) -> list[str]:
   """What the task will measure, found by an abstract call."""
-  image = jax.ShapeDtypeStruct((1, *source.image_shape), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), jnp.int32)}
 
   def measure(state: Any, teacher_state: Any, batch: Any) -> tasks.Metrics:

@@ -42,7 +42,29 @@ def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
   """
   if task.teacher is None:
     return Teacher(None, ())
-  workdir = Path(task.teacher.workdir)
+  make = teacher_maker(task.teacher, source)
+  _, graphdef, state = restore_model(make, Path(task.teacher.workdir), mesh)
+  viewed = build.evaluation_view(nnx.merge(graphdef, *state))
+  graphdef, *rest = split(viewed)
+  return Teacher(graphdef, tuple(rest))
+
+
+def teacher_maker(
+  teacher: tasks.TeacherSource,
+  source: data.Dataset | None = None,
+  image_shape: tuple[int, ...] | None = None,
+) -> Callable[[], nnx.Module]:
+  """A function that makes a task's teacher, before anything is restored.
+
+  Args:
+    teacher: where it comes from.
+    source: the data, if it is at hand; else the teacher's config says all.
+    image_shape: of the example on which rules see the order of the layers.
+
+  Raises:
+    errors.UserError: if there is no such run.
+  """
+  workdir = Path(teacher.workdir)
   path = workdir / "config.json"
   try:
     config = config_lib.from_mapping(json.loads(path.read_text()))
@@ -52,15 +74,15 @@ def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
       f" jbin train --config=... --workdir={workdir}"
     ) from error
   model = config.model
-  if task.teacher.model:
-    model = config_lib.named(task.teacher.model, "task.teacher")
-  make = build.model_maker(
-    model, config.rules, dtype=config.dtype, made_for=source
+  if teacher.model:
+    model = config_lib.named(teacher.model, "task.teacher")
+  return build.model_maker(
+    model,
+    config.rules,
+    dtype=config.dtype,
+    made_for=source,
+    image_shape=image_shape,
   )
-  _, graphdef, state = restore_model(make, workdir, mesh)
-  viewed = build.evaluation_view(nnx.merge(graphdef, *state))
-  graphdef, *rest = split(viewed)
-  return Teacher(graphdef, tuple(rest))
 
 
 def restore_model(

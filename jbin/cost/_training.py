@@ -1,0 +1,69 @@
+"""The cost of one whole training step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jbin.cost import _count, _peak
+from jbin.cost._phases import Training
+from jbin.cost._place import Trips
+from jbin.cost._report import Report
+from jbin.cost._trace import trace
+from jbin.cost._walk import Walker
+
+
+def training(
+  step: Callable[..., Any],
+  *args: Any,
+  name: str | None = None,
+  weights: int | Sequence[int] = (),
+  states: int | Sequence[int] = (),
+  donate: int | Sequence[int] = (),
+  trips: int | Mapping[str, int] | None = None,
+  prefixes: Mapping[int, str] | None = None,
+) -> Report:
+  """Counts what `step(*args)` costs, phase by phase, with its peak memory.
+
+  A phase is forward, recompute (the forward pass that `jax.checkpoint` runs
+  once more), backward or update. JAX leaves its transformations' names in the
+  program, which tell the first three; what reads a gradient after them, or
+  stands under `jax.named_scope("jbin.update")`, is the update. A product that
+  makes the gradient of a parameter is named after its layer if that gradient
+  meets the parameter in the program or is returned under its name.
+
+  ```python
+  report = jbin.cost.training(jax.grad(loss), params, batch, weights=0)
+  report.phases()["backward"]["macs"]
+  ```
+
+  Args:
+    step: a function that differentiates: `jax.grad(loss)`, or a whole update.
+    *args: as `count` takes them; modules stay in the mode that they are in.
+    name: the model's name in the report; by default that of `step`.
+    weights: positions in `args` of arrays that are parameters.
+    states: positions in `args` of arrays that are neither parameters nor data,
+      as the moments of an optimizer.
+    donate: positions in `args` of what is given up to the step.
+    trips: as `count` takes them.
+    prefixes: with what the paths of an argument begin, by position; by default
+      with its name, or with nothing if it alone holds parameters.
+
+  Raises:
+    errors.UserError: as `count`.
+  """
+  program = trace(
+    step,
+    args,
+    _count.positions(weights),
+    _count.positions(states),
+    training=True,
+    prefixes=prefixes,
+  )
+  walker = Walker(Trips(trips), training=True)
+  walker.seen = {}
+  model = name or str(getattr(step, "__name__", type(step).__name__))
+  report = _count.report(program, walker, model)
+  peak = _peak.of(program, walker, _count.positions(donate))
+  return dataclasses.replace(report, training=Training(peak))
