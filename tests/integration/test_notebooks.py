@@ -37,6 +37,35 @@ def _check_00(left, full):
   assert left["levels(twin.convs[0])"] == 9 * 32
 
 
+def _check_01(left, full):
+  # By hand: 512 x 512 twice; stem, four convolutions and head on 32x32.
+  assert set(left["[m[32, 32] for m in macs.values()]"]) == {2 * 512**2}
+  assert left["unknown.macs == {}"]
+  assert left["len(unknown.not_counted)"] == 1
+  assert left["known.macs[32, 32]"] == 10 * 512**2
+  stem, body, head = 1024 * 27 * 64, 4 * 1024 * 9 * 64 * 64, 640
+  ends, wide = stem + head, 32 * 32
+  assert left["low_cost.ace"] == ends * wide + body
+  assert left["float_cost.ace"] == (ends + body) * wide
+  assert left["low_cost.total('ops_div64')"] == ends + body / 64
+  assert left["low_cycles"] == ends + body / 128
+  assert left["ends_cost.ace"] == ends * 64 + body
+  assert left["[list(cost.macs)[0][0] for cost in sums]"] == [32, 2]
+  strict = [512**2, 512**2 * wide]
+  assert left["[by_output.ace_strict, by_input.ace_strict]"] == strict
+  layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+  parameters = (32 if full else 2) * layer + 2 * 32000 * 4096 + 4096
+  assert left["llm.params['total']"] == parameters
+  batch = 128 if full else 8
+  assert left["phases['forward']['macs'][1, 1]"] == batch * body
+  assert left["phases['backward']['macs'][32, 1]"] == batch * body
+  # The gradient of the images is not asked for.
+  backward = batch * (stem + 2 * head)
+  assert left["phases['backward']['macs'][32, 32]"] == backward
+  assert 0 < left["peak.tagged_bytes"] < left["peak.bytes"]
+  assert 20_000 < left["len(page)"] < 1_000_000
+
+
 CHECKS = {
   "00_how_to_think_in_jbin": (
     {"STEPS": 120},
@@ -55,6 +84,30 @@ CHECKS = {
       "levels(twin.convs[0])",
     ),
     _check_00,
+  ),
+  "01_cost_reports": (
+    {"BATCH": 8, "LAYERS": 2},
+    (
+      "[m[32, 32] for m in macs.values()]",
+      "unknown.macs == {}",
+      "len(unknown.not_counted)",
+      "known.macs[32, 32]",
+      "low_cost.ace",
+      "float_cost.ace",
+      "low_cost.total('ops_div64')",
+      "low_cycles",
+      "ends_cost.ace",
+      "[list(cost.macs)[0][0] for cost in sums]",
+      "[by_output.ace_strict, by_input.ace_strict]",
+      "llm.params['total']",
+      "phases['forward']['macs'][1, 1]",
+      "phases['backward']['macs'][32, 1]",
+      "phases['backward']['macs'][32, 32]",
+      "peak.tagged_bytes",
+      "peak.bytes",
+      "len(page)",
+    ),
+    _check_01,
   ),
 }
 
