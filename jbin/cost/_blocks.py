@@ -7,14 +7,13 @@ be priced as that many partial products.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Shape = tuple[int, ...]
 # (axis, number of equal neighbouring runs on which the value is constant), of
 # each axis with two or more.
 Blocks = tuple[tuple[int, int], ...]
-# Where each axis goes: to several where it is split, or not known to.
-Moves = Mapping[int, Sequence[int]]
 NONE: Blocks = ()
 
 
@@ -41,24 +40,49 @@ def merge(parts: Iterable[Blocks], shape: Shape) -> Blocks:
   return tuple(sorted(found.items()))
 
 
-def moved(blocks: Blocks, moves: Moves, before: Shape, after: Shape) -> Blocks:
-  """The blocks after the axes moved: axis d goes to the axes `moves[d]`."""
-  sources: dict[int, list[int]] = {}
-  for axis in range(len(before)):
-    for target in moves.get(axis, ()):
-      sources.setdefault(target, []).append(axis)
-  known = dict(blocks)
+def moved(
+  blocks: Blocks, moves: Mapping[int, int], before: Shape, after: Shape
+) -> Blocks:
+  """The blocks after axis d went to axis `moves[d]`, or away.
+
+  Of an axis whose length changed (a slice, a pad) no runs are known.
+  """
   found = []
-  for target, axes in sorted(sources.items()):
-    varying = [axis for axis in axes if axis in known]
-    if not varying or after[target] < 2:
+  for axis, n in blocks:
+    target = moves.get(axis)
+    if target is None or after[target] < 2:
       continue
-    n = after[target]
-    alone = all(len(moves[axis]) == 1 for axis in axes)
-    if alone and _size(before, axes) == n:
-      n = _runs([(known.get(axis, 1), before[axis]) for axis in axes], n)
-    found.append((target, n))
+    size = after[target]
+    found.append((target, n if size == before[axis] else size))
+  return tuple(sorted(found))
+
+
+def reshaped(blocks: Blocks, before: Shape, after: Shape) -> Blocks:
+  """The blocks after a row-major reshape."""
+  if 0 in before:
+    return NONE
+  known, found = dict(blocks), []
+  for ins, outs in _groups(before, after):
+    runs = _flat([(known.get(axis, 1), before[axis]) for axis in ins])
+    for i, axis in enumerate(outs):  # the outermost first
+      size = after[axis]
+      if runs == 1:
+        break
+      if size % runs == 0:
+        found.append((axis, runs))
+        break
+      found.append((axis, size))
+      # Where a run ends inside a row, each element of the rest is another.
+      rest = math.prod(after[a] for a in outs[i + 1 :])
+      runs = rest if runs % size else runs // size
   return tuple(found)
+
+
+def divided(runs: int, parts: int, size: int) -> int:
+  """Runs in each of equal parts of an axis; `size` elements a part."""
+  if runs % parts == 0:
+    return runs // parts
+  return 1 if parts % runs == 0 else size
 
 
 def shifted(blocks: Blocks, by: int) -> Blocks:
@@ -66,21 +90,32 @@ def shifted(blocks: Blocks, by: int) -> Blocks:
   return tuple((axis + by, n) for axis, n in blocks if axis + by >= 0)
 
 
-def _size(shape: Shape, axes: Sequence[int]) -> int:
-  n = 1
-  for axis in axes:
-    n *= shape[axis]
-  return n
+def _groups(
+  before: Shape, after: Shape
+) -> Iterator[tuple[list[int], list[int]]]:
+  """The smallest groups of neighbouring axes that have equal size."""
+  ins = [axis for axis, n in enumerate(before) if n > 1]
+  outs = [axis for axis, n in enumerate(after) if n > 1]
+  while ins:
+    group, target = [ins.pop(0)], [outs.pop(0)]
+    while True:
+      left = math.prod(before[axis] for axis in group)
+      right = math.prod(after[axis] for axis in target)
+      if left == right:
+        break
+      if left < right:
+        group.append(ins.pop(0))
+      else:
+        target.append(outs.pop(0))
+    yield group, target
 
 
-def _runs(axes: Sequence[tuple[int, int]], most: int) -> int:
+def _flat(axes: Sequence[tuple[int, int]]) -> int:
   """Runs along axes that become one; only what varies first stays in runs."""
-  n, ended = 1, False
+  found, ended = 1, False
   for runs, size in axes:
-    if size == 1:
-      continue
     if ended and runs > 1:
-      return most
-    n *= runs
+      return math.prod(size for _, size in axes)
+    found *= runs
     ended = ended or runs < size
-  return n
+  return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from jbin.cost._record import Record
 from jbin.cost._report import Report
-from jbin.cost._trace import Parameter, trace
+from jbin.cost._trace import Parameter, Program, trace
 from jbin.cost._walk import Place, Trips, Walker
 
 # The usual names of a layer's weight: its layer is named by the rest.
@@ -22,13 +22,18 @@ def count(
   name: str | None = None,
   weights: int | Sequence[int] = (),
   trips: int | Mapping[str, int] | None = None,
+  states: int | Sequence[int] = (),
+  training: bool = False,
 ) -> Report:
   """Counts what `fn(*args)` costs, without running or allocating anything.
 
   The function is traced on abstract values and its program walked: each used
-  `dot_general` and `conv_general_dilated` becomes a record, loops multiply,
-  dead code is free, and whatever has no rule is listed in `not_counted`.
-  Modules are viewed for evaluation (`deterministic`, `use_running_average`).
+  product (`dot_general`, `conv_general_dilated`, `ragged_dot`, and those of
+  kernels with a registered cost) becomes a record, loops multiply, the branch
+  of most ACE counts, a `shard_map` counts for all its devices, dead code is
+  free, and whatever has no rule is listed in `not_counted`.
+  Modules are viewed for evaluation (`deterministic`, `use_running_average`)
+  unless `training`.
 
   ```python
   model = nnx.eval_shape(lambda: jbin.models.resnet18(rngs=nnx.Rngs(0)))
@@ -45,34 +50,59 @@ def count(
     weights: positions in `args` of arrays that are parameters. Those of
       modules, and closed-over arrays of two or more axes, are known to be.
     trips: how often each `while` loop goes round, or the most it can: one
-      number, or one for each place as the report lists them. Without it a
-      loop is listed as not counted; `scan` and `fori_loop` with constant
-      bounds need none.
+      number, or one for each loop by the name that the report gives it.
+      Without it a loop is listed as not counted; `scan` and `fori_loop` with
+      constant bounds need none.
+    states: positions in `args` of arrays that are neither parameters nor data:
+      the moments of an optimizer, a cache.
+    training: whether modules stay in the mode that they are in, and products
+      of parameters alone count, since the parameters change at each step.
 
   Raises:
     errors.UserError: if `fn` cannot be called, closes over an abstract module
-      or one in training mode, if a number in `weights` is no
-      position, or if `trips` names a loop that is not there.
+      or one in training mode, if a number in `weights` or
+      `states` is no position, or if `trips` names a loop that is not there.
   """
-  chosen = [weights] if isinstance(weights, int) else list(weights)
-  program = trace(fn, args, chosen)
-  walker = Walker(Trips(trips))
-  used = (True,) * len(program.jaxpr.jaxpr.outvars)
-  _, tally = walker.run(program.jaxpr, program.values, used, Place())
-  walker.trips.check()
+  program = trace(
+    fn, args, positions(weights), positions(states), training=training
+  )
+  walker = Walker(Trips(trips), training=training)
   model = name or str(getattr(fn, "__name__", type(fn).__name__))
+  return report(program, walker, model)
+
+
+def positions(given: int | Sequence[int]) -> list[int]:
+  """One position or several, as a list."""
+  return [given] if isinstance(given, int) else list(given)
+
+
+def report(program: Program, walker: Walker, model: str) -> Report:
+  """Walks a program and puts together what was found."""
+  used = (True,) * len(program.jaxpr.jaxpr.outvars)
+  made, tally = walker.run(program.jaxpr, program.values, used, Place())
+  walker.trips.check()
   parameters = dict(program.parameters)
   for path in {path for r in tally.records for path in r.params}:
     if path in walker.constants:
       parameters[path] = walker.constants[path]
     elif parameters[path].kind == "other":
       parameters[path] = dataclasses.replace(parameters[path], kind="kernel")
+  for path, (size, bits) in tally.packed.items():
+    parameters[path] = dataclasses.replace(
+      parameters[path], size=size, bits=bits
+    )
+  walker.gradients.returned(made, program.results, parameters)
   return Report(
     model=model,
     inputs=[shape[1:] for shape in program.inputs],
-    layers=_named(tally.records, parameters, model),
+    layers=_named(
+      [_attributed(r, walker, parameters) for r in tally.records],
+      parameters,
+      model,
+    ),
     parameters=parameters,
     batch_stats=program.batch_stats,
+    batch_stats_bits=program.batch_stats_bits,
     elementwise=tally.marks,
     elementwise_by_primitive=tally.elementwise,
     on_parameters=tally.on_weights,
@@ -86,6 +116,14 @@ def count(
   )
 
 
+def _attributed(
+  record: Record, walker: Walker, parameters: dict[str, Parameter]
+) -> Record:
+  """The record, with the parameter whose gradient it makes."""
+  owner = walker.gradients.owner(record, parameters) or ""
+  return dataclasses.replace(record, gradient_of=owner) if owner else record
+
+
 def _named(
   records: list[Record], parameters: dict[str, Parameter], model: str
 ) -> list[Record]:
@@ -93,15 +131,16 @@ def _named(
 
   A product by a weight is named after the layer that owns it, or after the
   weight itself where a layer has several; one of two activations after its
-  place in the program.
+  place in the program, or after the weight whose gradient it makes.
   """
-  weights = {r.params[0] for r in records if r.params}
-  shared = Counter(_layer(path) for path in weights)
-  places = Counter(r.name for r in records if not r.params)
+  owners = [r.params[0] if r.params else r.gradient_of for r in records]
+  shared = Counter(_layer(path) for path in {*owners} - {""})
+  places = Counter(
+    r.name for r, path in zip(records, owners, strict=True) if not path
+  )
   named = []
-  for i, record in enumerate(records):
-    if record.params:
-      path = record.params[0]
+  for i, (record, path) in enumerate(zip(records, owners, strict=True)):
+    if path:
       layer = _layer(path)
       name = (layer or model) if shared[layer] == 1 else path
       bias = f"{layer}/bias" if layer else "bias"

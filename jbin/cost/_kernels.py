@@ -5,33 +5,34 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.extend import core
 
-from jbin.cost import _rules
-from jbin.cost._record import Operand, Record
-from jbin.cost._values import Shape, Value, dtype_bits
-
-
-@dataclasses.dataclass(frozen=True)
-class Array:
-  """An operand or result of a kernel."""
-
-  shape: Shape
-  dtype: Any
-  bits: int
-  # By the tag, or by the dtype.
+from jbin import errors
+from jbin.cost import _arrays
+from jbin.cost._record import Operand, Record, Tally
+from jbin.cost._values import Value, dtype_bits
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-  """One call of a kernel."""
+  """One call of a kernel, as the function that prices it sees it.
 
-  inputs: tuple[Array, ...]
-  outputs: tuple[Array, ...]
+  Attributes:
+    inputs: shapes and dtypes of the operands.
+    outputs: shapes and dtypes of the results.
+    bits: the width of each operand's elements, by tag or by dtype.
+    params: those of the equation: the `grid_mapping` of a Pallas kernel, the
+      `attributes` of an FFI call.
+  """
+
+  inputs: tuple[jax.ShapeDtypeStruct, ...]
+  outputs: tuple[jax.ShapeDtypeStruct, ...]
+  bits: tuple[int, ...]
   params: dict[str, Any]
-  # Of the equation: the grid of a Pallas kernel, the attributes of an FFI call.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Product:
   """A product that a kernel computes.
 
   Attributes:
-    macs: its multiply-accumulates.
+    macs: its multiply-accumulates in one call.
     lhs: position of the operand that is the activation.
     rhs: position of the operand that is the weight.
-    lhs_bits: width of its elements, where they are packed in words; None: as
-      the operand says.
+    lhs_bits: bits of an element, where several are packed in a word; None: as
+      the operand's tag or dtype says.
     rhs_bits: the same of the weight.
   """
 
@@ -54,17 +55,21 @@ class Product:
   rhs_bits: int | None = None
 
 
-class Cost(Protocol):
-  """The function that is registered: what one call costs."""
-
-  def __call__(self, call: Call, /) -> Sequence[Product]: ...
-
-
+Cost = Callable[[Call], Sequence[Product]]
 _KERNELS: dict[str, Cost] = {}
+# Where a kernel's own name is.
+_NAMES = {"pallas_call": "name", "ffi_call": "target_name"}
 
 
 def kernel(name: str) -> Callable[[Cost], Cost]:
-  """Registers what a kernel costs: `@cost.kernel("xnor_matmul")`.
+  """Registers what a kernel costs, so that reports count it.
+
+  ```python
+  @cost.kernel("xnor_matmul")  # operands: words of 32 signs
+  def _(call):
+    (m, words), (_, n) = (x.shape for x in call.inputs)
+    return [cost.Product(m * 32 * words * n, lhs_bits=1, rhs_bits=1)]
+  ```
 
   Args:
     name: the `name` of a `pallas_call`, the target of an `ffi_call`, or the
@@ -85,35 +90,48 @@ def kernel(name: str) -> Callable[[Cost], Cost]:
 
 def label(eqn: core.JaxprEqn) -> str:
   """The primitive, with the kernel's own name where it has one."""
-  own = _own_name(eqn)
-  return f"{eqn.primitive.name} {own}" if own else eqn.primitive.name
+  return " ".join(filter(None, (eqn.primitive.name, _own_name(eqn))))
 
 
 def find(eqn: core.JaxprEqn) -> Cost | None:
   """The registered cost of an equation."""
-  for name in (_own_name(eqn), eqn.primitive.name):
-    if name in _KERNELS:
-      return _KERNELS[name]
-  return None
+  own = _own_name(eqn)
+  return _KERNELS.get(own) or _KERNELS.get(eqn.primitive.name)
 
 
-def records(
+def add(
   eqn: core.JaxprEqn,
   values: Sequence[Value],
   where: str,
   phase: str,
   cost: Cost,
-) -> list[Record]:
-  """The records of one call of a kernel whose cost is registered."""
-  inputs = [
-    _array(var, value) for var, value in zip(eqn.invars, values, strict=True)
-  ]
-  outputs = [_array(var, Value()) for var in eqn.outvars]
-  call = Call(tuple(inputs), tuple(outputs), dict(eqn.params))
-  return [
-    _record(product, call, values, where, phase, label(eqn))
-    for product in cost(call)
-  ]
+  tally: Tally,
+) -> None:
+  """Writes down the products of one call of a kernel.
+
+  Raises:
+    errors.UserError: if the registered cost is not a list of products of the
+      call's operands.
+  """
+  wide = [dtype_bits(_arrays.dtype_of(var)) for var in eqn.invars]
+  call = Call(
+    inputs=_structs(eqn.invars),
+    outputs=_structs(eqn.outvars),
+    bits=tuple(v.bits or n for v, n in zip(values, wide, strict=True)),
+    params=dict(eqn.params),
+  )
+  for product in cost(call):
+    if not isinstance(product, Product) or not all(
+      0 <= i < len(values) for i in (product.lhs, product.rhs)
+    ):
+      raise errors.UserError(
+        f"the cost registered for {label(eqn)!r} gives {product!r}; it must"
+        f" give cost.Product's of the call's {len(values)} operands"
+      )
+    record = _record(product, call, values, where, label(eqn))
+    tally.records.append(dataclasses.replace(record, phase=phase))
+    if record.params and product.rhs_bits is not None:
+      tally.packed[record.params[0]] = (record.weights, product.rhs_bits)
 
 
 def _record(
@@ -121,62 +139,57 @@ def _record(
   call: Call,
   values: Sequence[Value],
   where: str,
-  phase: str,
   primitive: str,
 ) -> Record:
-  lhs, rhs = (
-    _operand(call.inputs[i], values[i], own)
-    for i, own in (
-      (product.lhs, product.lhs_bits),
-      (product.rhs, product.rhs_bits),
-    )
-  )
+  activation, weight = call.inputs[product.lhs], call.inputs[product.rhs]
+  rhs = _operand(weight, values[product.rhs], product.rhs_bits)
   origin, out = values[product.rhs].origin, call.outputs[0]
   return Record(
     name=origin or where,
-    kind="matmul" if origin is None else "dense",
-    in_shape=call.inputs[product.lhs].shape[1:],
+    kind="dense" if origin else "matmul",
+    in_shape=activation.shape[1:],
     out_shape=out.shape[1:],
-    kernel=call.inputs[product.rhs].shape,
+    kernel=weight.shape,
     strides=None,
     padding=None,
     groups=1,
     bias=False,
     macs=product.macs,
-    lhs=lhs,
+    lhs=_operand(activation, values[product.lhs], product.lhs_bits),
     rhs=rhs,
-    weights=0 if origin is None else rhs.size,
+    weights=rhs.size * values[product.rhs].copies if origin else 0,
     primitive=primitive,
-    params=() if origin is None else (origin,),
-    param_bits=() if origin is None else (rhs.bits,),
+    params=(origin,) if origin else (),
+    param_bits=(rhs.bits,) if origin else (),
     outputs=math.prod(out.shape),
     output_bits=dtype_bits(out.dtype),
-    phase=phase,
   )
 
 
-def _operand(array: Array, value: Value, own: int | None) -> Operand:
+def _operand(
+  array: jax.ShapeDtypeStruct, value: Value, packed: int | None
+) -> Operand:
   wide = dtype_bits(array.dtype)
-  bits = array.bits if own is None else own
+  bits = packed or value.bits
   return Operand(
-    bits=bits,
+    bits=bits or wide,
     dtype_bits=wide,
-    tagged=bits != wide,
-    is_float=bits == wide and "float" in str(array.dtype),
-    size=math.prod(array.shape) * wide // max(bits, 1)
-    if own is not None
-    else math.prod(array.shape),
+    tagged=bits is not None,
+    is_float=bits is None and jnp.issubdtype(array.dtype, jnp.floating),
+    size=math.prod(array.shape) * (wide // packed if packed else 1),
+    dtype=str(array.dtype),
     step=value.step,
   )
 
 
-def _array(var: core.Var | core.Literal, value: Value) -> Array:
-  dtype = _rules.dtype_of(var)
-  wide = 0 if dtype is None else dtype_bits(dtype)
-  bits = wide if value.bits is None else value.bits
-  return Array(_rules.shape_of(var), dtype, bits)
+def _structs(
+  variables: Sequence[core.Var | core.Literal],
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+  return tuple(
+    jax.ShapeDtypeStruct(_arrays.shape_of(var), _arrays.dtype_of(var))
+    for var in variables
+  )
 
 
 def _own_name(eqn: core.JaxprEqn) -> str:
-  key = {"pallas_call": "name", "ffi_call": "target_name"}
-  return str(eqn.params.get(key.get(eqn.primitive.name, ""), None) or "")
+  return str(eqn.params.get(_NAMES.get(eqn.primitive.name, ""), None) or "")

@@ -81,16 +81,34 @@ class Liveness:
       return (True, *(any(flags) for flags in zip(*each, strict=True)))
     if eqn.primitive.name == "scan":
       return self.scan(eqn, used)[0]
+    if eqn.primitive.name == "while":
+      return self.loop(eqn, used)[0]
     return (True,) * len(eqn.invars)
 
   def scan(self, eqn: core.JaxprEqn, used: Flags) -> tuple[Flags, Flags]:
-    """What a scan needs, and which results of its body matter.
+    """What a scan needs, and which results of its body matter."""
+    body = open_jaxpr(eqn.params["jaxpr"])
+    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    ins, outs = self._settled(body, used, consts, carries)
+    # The first value of a carry is read if the carry matters at all.
+    return (*ins[:consts], *outs[:carries], *ins[consts + carries :]), outs
+
+  def loop(self, eqn: core.JaxprEqn, used: Flags) -> tuple[Flags, Flags]:
+    """What a while needs, and which results of its body matter."""
+    n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    test = self.uses(open_jaxpr(eqn.params["cond_jaxpr"]), (True,))[0]
+    outs = tuple(a or b for a, b in zip(used, test[n_test:], strict=True))
+    body = open_jaxpr(eqn.params["body_jaxpr"])
+    ins, outs = self._settled(body, outs, n_body, len(outs))
+    return (*test[:n_test], *ins[:n_body], *outs), outs
+
+  def _settled(
+    self, body: core.Jaxpr, outs: Flags, consts: int, carries: int
+  ) -> tuple[Flags, Flags]:
+    """Which inputs and results of a loop's body matter.
 
     A carry matters if its last value is used or if a later trip reads it.
     """
-    body = open_jaxpr(eqn.params["jaxpr"])
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
-    outs = used
     while True:
       ins = self.uses(body, outs)[0]
       again = ins[consts : consts + carries]
@@ -98,7 +116,5 @@ class Liveness:
         flag or (i < carries and again[i]) for i, flag in enumerate(outs)
       )
       if more == outs:
-        # The first value of a carry is read if the carry matters at all.
-        kept = tuple(a or b for a, b in zip(again, outs[:carries], strict=True))
-        return (*ins[:consts], *kept, *ins[consts + carries :]), outs
+        return ins, outs
       outs = more

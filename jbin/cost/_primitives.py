@@ -56,6 +56,7 @@ REDUCTIONS = _names(
 # One scalar operation for each element of each window.
 WINDOWS = _names(
   "reduce_window reduce_window_max reduce_window_min reduce_window_sum"
+  " select_and_gather_add select_and_scatter select_and_scatter_add"
 )
 
 # Data movement and bookkeeping: no arithmetic to speak of.
@@ -64,7 +65,7 @@ FREE = _names(
   " create_token debug_callback debug_print dimension_size"
   " dynamic_slice dynamic_update_slice empty empty2 from_edtype gather"
   " inspect_sharding iota iota_2x32_shape name pad rev reshape"
-  " scatter select_and_gather_add slice split squeeze stack tie"
+  " scatter slice split squeeze stack tie"
   " tile to_edtype transpose unstack zeros_like random_bits random_clone"
   " random_fold_in random_seed random_split random_unwrap random_wrap"
   " rng_bit_generator rng_uniform threefry2x32 philox2x32 shape_assertion"
@@ -96,6 +97,7 @@ LISTED = {
   "top_k": "its comparisons depend on the algorithm of the device",
   "approx_top_k": "its comparisons depend on the algorithm of the device",
   "fft": "its butterflies are no product of this form",
+  "random_gamma": "its trials depend on what is drawn",
 }
 
 # Why a primitive that may hide products is not guessed at.
@@ -107,6 +109,14 @@ OPAQUE = {
   "custom_call": "a foreign function is opaque; register its cost",
   "pure_callback": "a call into Python is opaque to the counter",
   "io_callback": "a call into Python is opaque to the counter",
+  "custom_linear_solve": "a solver is opaque to the counter",
   "population_count": "it may be a product of packed bits",
 }
+OPAQUE |= dict.fromkeys(
+  _names(
+    "cholesky eig eigh geqp3 geqrf hessenberg householder_product lu ormqr qr"
+    " schur svd triangular_solve tridiagonal tridiagonal_solve"
+  ),
+  "what a factorization or a solver multiplies depends on the algorithm",
+)
 NO_RULE = "jbin.cost has no rule for this primitive"

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core
 
+from jbin.cost import _blocks
+from jbin.cost._arrays import dtype_of, shape_of, sizes
 from jbin.cost._record import Operand, Record
-from jbin.cost._rules import dtype_of, shape_of, sizes
 from jbin.cost._values import Shape, Value, dtype_bits
 
 PRODUCTS = frozenset(
@@ -39,21 +41,25 @@ def _operand(
   var: core.Var | core.Literal,
   value: Value,
   contracted: Sequence[int],
-  windows: Sequence[int] = (),
+  runs: int | None = None,
 ) -> Operand:
-  """One side; along `windows` a run of the scale is cut by every window."""
+  """One side; the scale's `runs` are counted here if they are not given."""
   dtype, shape = dtype_of(var), shape_of(var)
-  scales = [(axis, n) for axis, n in value.scale_blocks if axis in contracted]
-  whole = any(axis in windows or n == shape[axis] for axis, n in scales)
   wide = dtype_bits(dtype)
   tagged = value.bits is not None
+  if runs is None:
+    found = dict(value.scale_blocks)
+    runs = math.prod(found.get(axis, 1) for axis in contracted)
+    if 1 < runs == math.prod(shape[axis] for axis in contracted):
+      runs = 0
   return Operand(
     bits=wide if value.bits is None else value.bits,
     dtype_bits=wide,
     tagged=tagged,
     is_float=not tagged and jnp.issubdtype(dtype, jnp.floating),
     size=math.prod(shape),
-    runs=0 if tagged and whole else math.prod(n for _, n in scales),
+    runs=runs if tagged else 1,
+    dtype=str(dtype),
     step=value.step,
   )
 
@@ -156,7 +162,7 @@ def _ragged(eqn: core.JaxprEqn, values: list[Value]) -> Record:
     kind="matmul" if weight is None else "dense",
     in_shape=lhs[1:],
     out_shape=shape_of(eqn.outvars[0])[1:],
-    kernel=(*(rhs[d] for d in groups), *inner, *columns),
+    kernel=(*(rhs[d] for d in (*batch[1], *groups)), *inner, *columns),
     strides=None,
     padding=None,
     groups=math.prod(rhs[d] for d in groups),
@@ -172,19 +178,15 @@ def _conv(eqn: core.JaxprEqn, values: list[Value]) -> Record:
   lhs, rhs = (shape_of(v) for v in eqn.invars)
   out = shape_of(eqn.outvars[0])
   window = tuple(rhs[d] for d in spec.rhs_spec[2:])
-  contracted = [
-    d for d, n in zip(spec.lhs_spec[2:], window, strict=True) if n > 1
-  ]
-  if rhs[spec.rhs_spec[1]] > 1:  # else each channel is on its own
-    contracted.append(spec.lhs_spec[1])
   operands = [
-    _operand(eqn.invars[0], values[0], contracted, spec.lhs_spec[2:]),
-    _operand(eqn.invars[1], values[1], spec.rhs_spec[1:]),
+    _operand(var, value, (), _conv_runs(eqn, value, side))
+    for side, (var, value) in enumerate(zip(eqn.invars, values, strict=True))
   ]
   weight = 1 if values[1].origin is not None else None
-  macs = out[spec.out_spec[0]] * out[spec.out_spec[1]]
-  macs *= rhs[spec.rhs_spec[1]] * math.prod(
-    _taps(eqn, i) for i in range(len(window))
+  each = out[spec.out_spec[0]] * out[spec.out_spec[1]] * rhs[spec.rhs_spec[1]]
+  taps, inside = (
+    math.prod(_taps(eqn, i, padding=padding) for i in range(len(window)))
+    for padding in (True, False)
   )
   return Record(
     kind="conv" if groups == 1 else "conv_grouped",
@@ -194,35 +196,58 @@ def _conv(eqn: core.JaxprEqn, values: list[Value]) -> Record:
     strides=tuple(params["window_strides"]),
     padding=_padding(eqn, window),
     groups=groups,
-    macs=macs,
+    macs=each * taps,
+    padded=each * (taps - inside),
     **_common(eqn, values, operands, weight),
   )
+
+
+def _conv_runs(eqn: core.JaxprEqn, value: Value, side: int) -> int:
+  """Runs of channels on which the scale of one side is constant, in a group.
+
+  0 if each channel has its own, or if it varies under the window: no integer
+  convolution of the usual form computes that.
+  """
+  spec = eqn.params["dimension_numbers"]
+  dims = (spec.lhs_spec, spec.rhs_spec)[side]
+  rhs = shape_of(eqn.invars[1])
+  found = dict(value.scale_blocks)
+  for axis, tap in zip(dims[2:], spec.rhs_spec[2:], strict=True):
+    if rhs[tap] > 1 and axis in found:
+      return 0
+  runs, channels = found.get(dims[1], 1), rhs[spec.rhs_spec[1]]
+  if side == 0:
+    groups = eqn.params["feature_group_count"]
+    runs = _blocks.divided(runs, groups, channels)
+  return 0 if 1 < runs == channels else runs
 
 
 def _channels_last(shape: Shape, spec: Sequence[int]) -> Shape:
   return (*(shape[d] for d in spec[2:]), shape[spec[1]])
 
 
-def _taps(eqn: core.JaxprEqn, axis: int) -> int:
+def _taps(eqn: core.JaxprEqn, axis: int, *, padding: bool) -> int:
   """Multiplications along one spatial axis, summed over its positions.
 
-  Padding counts as input. The zeros that a dilated input (a transposed
-  convolution) has between its elements do not.
+  Padding counts as input, if `padding`. The zeros that a dilated input (a
+  transposed convolution) has between its elements do not.
   """
   params = eqn.params
   spec = params["dimension_numbers"]
   n = shape_of(eqn.outvars[0])[spec.out_spec[2 + axis]]
   k = shape_of(eqn.invars[1])[spec.rhs_spec[2 + axis]]
+  low, high = params["padding"][axis]
   hole = params["lhs_dilation"][axis]
-  if hole == 1:
+  if hole == 1 and (padding or low <= 0 >= high):
     return n * k
   stride, step = params["window_strides"][axis], params["rhs_dilation"][axis]
-  low = params["padding"][axis][0]
-  return sum(
-    (i * stride + j * step - low) % hole == 0
-    for i in range(n)
-    for j in range(k)
-  )
+  size = shape_of(eqn.invars[0])[spec.lhs_spec[2 + axis]]
+  last = (size - 1) * hole
+  places = np.add.outer(np.arange(n) * stride, np.arange(k) * step) - low
+  found = places % hole == 0
+  if not padding:
+    found &= (places >= 0) & (places <= last)
+  return int(found.sum())
 
 
 def _padding(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, TypeVar
 
 from jbin.cost._values import Shape, Step
 
@@ -12,6 +13,8 @@ FOLDED = "scale_folds_into_float"
 GROUPED = "scale_by_groups"
 # What an equation is there for, in the order of a training step.
 PHASES = ("forward", "recompute", "backward", "update")
+# The name scope that says so of an update: `jax.named_scope(UPDATE)`.
+UPDATE = "jbin.update"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +29,12 @@ class Operand:
   is_float: bool
   # Untagged, and of a floating dtype.
   size: int = 0
-  # Elements that one trip reads.
+  # Elements that one trip reads, on all devices together.
   runs: int = 1
   # Runs of the contraction on which the scale of tagged codes is constant; 0:
   # each element has its own.
+  dtype: str = ""
+  # That the product reads; codes may come in a wider one.
   step: Step | None = dataclasses.field(default=None, compare=False, repr=False)
   # How the operand came about.
 
@@ -65,12 +70,18 @@ class Record:
   repeats: int = 1
   # Trips of the loops around it; `macs` is for all of them.
   outputs: int = 0
-  # Elements of the result of one trip.
+  # Elements of the result of one trip, on all devices together.
   output_bits: int = 32
   # Width of the dtype of the result.
   phase: str = "forward"
   devices: int = 1
-  # How many share the `macs` between them.
+  # How many share the `macs` between them: each does `macs / devices`.
+  padded: int = 0
+  # Of the `macs`, those whose input is padding.
+  gradient_of: str = ""
+  # Path of the parameter whose gradient a backward product makes.
+  number: int = dataclasses.field(default=0, compare=False, repr=False)
+  # Of the product in the walk.
 
   @property
   def lhs_bits(self) -> int:
@@ -124,10 +135,19 @@ class Record:
       return self.lhs_bits, self.rhs_bits
     return self.float_bits, self.float_bits
 
-  def times(self, trips: int) -> Record:
-    """The record of a loop's body as the whole loop counts."""
+  def times(self, trips: int, devices: int = 1) -> Record:
+    """The record of a loop's body, or a device's, as the whole counts."""
+    sides = (self.lhs, self.rhs)
+    lhs, rhs = (dataclasses.replace(s, size=s.size * devices) for s in sides)
     return dataclasses.replace(
-      self, macs=self.macs * trips, repeats=self.repeats * trips
+      self,
+      macs=self.macs * trips * devices,
+      lhs=lhs,
+      rhs=rhs,
+      padded=self.padded * trips * devices,
+      outputs=self.outputs * devices,
+      repeats=self.repeats * trips,
+      devices=self.devices * devices,
     )
 
 
@@ -136,10 +156,14 @@ class Branches:
   """A `cond`: what each branch costs, and which one is counted."""
 
   where: str
+  # The name stack, "" at the top.
   ace: tuple[int, ...]
+  # Of each branch; so are `macs`.
   macs: tuple[int, ...]
   counted: int
+  # Position of the branch that is in the totals: that of most ACE.
   repeats: int = 1
+  # Trips of the loops around it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +171,11 @@ class Lookup:
   """Rows taken from a parameter: an embedding."""
 
   path: str
+  # Of the parameter.
   elements: int
-  # That are read.
+  # That are read, in all trips.
   bits: int
+  # Of an element, by tag or by dtype.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +184,14 @@ class Collective:
 
   primitive: str
   axes: tuple[str, ...]
+  # Of the mesh.
   where: str
+  # The name stack, "" at the top.
   bytes: int
   # That each device gives, in one trip.
   phase: str = "forward"
   repeats: int = 1
+  # Trips of the loops around it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,9 +212,14 @@ class NotCounted:
   macs_per_trip: int | None = None
   # For a `while`: the MACs of its body.
 
+  @property
+  def elements(self) -> int:
+    """Elements of the largest operand, in all trips."""
+    return self.repeats * max(map(math.prod, self.shapes), default=0)
+
   def to_json(self) -> dict[str, Any]:
-    """The fields as JSON values."""
-    row = dataclasses.asdict(self)
+    """The fields as JSON values, and the elements."""
+    row = dataclasses.asdict(self) | {"elements": self.elements}
     row["shapes"] = [list(shape) for shape in self.shapes]
     if self.macs_per_trip is None:
       del row["macs_per_trip"]
@@ -210,31 +244,33 @@ class Tally:
   branches: list[Branches] = dataclasses.field(default_factory=list)
   lookups: list[Lookup] = dataclasses.field(default_factory=list)
   collectives: list[Collective] = dataclasses.field(default_factory=list)
+  packed: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+  # Elements and bits of the parameters that hold several in a word, by path.
   notes: list[str] = dataclasses.field(default_factory=list)
 
-  def add(self, other: Tally, trips: int = 1) -> None:
-    """Adds another stretch, `trips` times."""
-    self.records += [r.times(trips) if trips != 1 else r for r in other.records]
+  def add(self, other: Tally, trips: int = 1, devices: int = 1) -> None:
+    """Adds another stretch, `trips` times, as `devices` do it together."""
+    n = trips * devices
+    self.records += [
+      r if n == 1 else r.times(trips, devices) for r in other.records
+    ]
     for mine, theirs in (
       (self.marks, other.marks),
       (self.elementwise, other.elementwise),
       (self.phases, other.phases),
     ):
-      for name, n in theirs.items():
-        mine[name] = mine.get(name, 0) + n * trips
-    self.on_weights += other.on_weights * trips
+      for name, amount in theirs.items():
+        mine[name] = mine.get(name, 0) + amount * n
+    self.on_weights += other.on_weights * n
     self.lookups += [
-      dataclasses.replace(look, elements=look.elements * trips)
+      dataclasses.replace(look, elements=look.elements * n)
       for look in other.lookups
     ]
-    for mine, theirs in (
-      (self.not_counted, other.not_counted),
-      (self.branches, other.branches),
-      (self.collectives, other.collectives),
-    ):
-      mine += [
-        dataclasses.replace(row, repeats=row.repeats * trips) for row in theirs
-      ]
+    self.not_counted += _repeated(other.not_counted, n)
+    self.branches += _repeated(other.branches, n)
+    # Their bytes are those of each device.
+    self.collectives += _repeated(other.collectives, trips)
+    self.packed |= other.packed
     self.notes += [note for note in other.notes if note not in self.notes]
 
   @property
@@ -246,3 +282,10 @@ class Tally:
   def macs(self) -> int:
     """The sum of the records' MACs."""
     return sum(record.macs for record in self.records)
+
+
+_Row = TypeVar("_Row", NotCounted, Branches, Collective)
+
+
+def _repeated(rows: list[_Row], n: int) -> list[_Row]:
+  return [dataclasses.replace(row, repeats=row.repeats * n) for row in rows]

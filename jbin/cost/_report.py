@@ -7,7 +7,18 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from jbin.cost import _conventions, _format
+from jbin.cost import (
+  _chips,
+  _conventions,
+  _energy,
+  _explain,
+  _format,
+  _left_out,
+  _memory,
+  _phases,
+  _roofline,
+  _sections,
+)
 from jbin.cost._record import (
   CONTRACTED,
   Branches,
@@ -18,7 +29,7 @@ from jbin.cost._record import (
 )
 from jbin.cost._trace import KINDS, Parameter, State
 
-Convention = Callable[[Record], float]
+Price = Callable[[Record], float]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -56,16 +67,68 @@ class Report:
   # Caches and recurrent states, by path.
   not_counted: list[NotCounted]
   notes: list[str]
+  batch_stats_bits: int = 0
+  # Of all of them together.
+  training: _phases.Training | None = None
+  # Peak memory and transfers, if `training` made the report.
 
-  def total(self, convention: str | Convention) -> float:
+  def total(self, convention: str | Price) -> float:
     """The cost under a convention, by its name or as a function of a record.
 
     Raises:
       errors.UnknownName: if no convention has that name.
     """
-    if isinstance(convention, str):
-      convention = _conventions.REGISTRY.get(convention)
-    return sum(convention(record) for record in self.layers)
+    return _conventions.sum_of(_left_out.find(convention), self.layers)
+
+  def total_by(
+    self, convention: str | Price, key: Callable[[Record], Any]
+  ) -> dict[Any, float]:
+    """The cost under a convention, split by any function of a record.
+
+    `report.total_by("larq_macs", cost.larq_precision)` is Larq's table.
+    """
+    price = _left_out.find(convention)
+    groups: dict[Any, list[Record]] = {}
+    for record in self.layers:
+      groups.setdefault(key(record), []).append(record)
+    return {k: _conventions.sum_of(price, rs) for k, rs in groups.items()}
+
+  def left_out(self, convention: str | Price | None = None) -> dict[str, float]:
+    """What a convention does not count, with amounts; None: what none does."""
+    return _left_out.amounts(self, convention)
+
+  def statement(self, convention: str | Price) -> str:
+    """A total with its unit, and what it leaves out with amounts, as text."""
+    return _left_out.statement(self, convention)
+
+  def phases(self) -> dict[str, dict[str, Any]]:
+    """{phase: {"macs" by bit pair, "ace", "elementwise"}} of a training step.
+
+    Phases are forward, recompute (what remat runs once more), backward and
+    update, as far as the program has them.
+    """
+    return _phases.phases(self)
+
+  def operations(self) -> _energy.Operations:
+    """Scalar multiplications and additions of the products, by their dtype."""
+    return _energy.operations(self)
+
+  def memory(self) -> _memory.Memory:
+    """Bytes of weights, embeddings, other parameters and states."""
+    return _memory.memory(self)
+
+  def roofline(self, chip: str | _chips.Chip) -> _roofline.Roofline:
+    """The least time of each product on a chip: `tpu_v5e`, or one of your own.
+
+    Raises:
+      errors.UnknownName: if no chip has that name.
+    """
+    return _roofline.roofline(self, chip)
+
+  @property
+  def is_training(self) -> bool:
+    """Whether the program does more than a forward pass."""
+    return _phases.is_training(self)
 
   @property
   def ace(self) -> int:
@@ -75,7 +138,7 @@ class Report:
   @property
   def ace_strict(self) -> int:
     """ACE, as float where a scale along the contraction forbids integers."""
-    return sum(_conventions.ace_strict(record) for record in self.layers)
+    return int(self.total(_conventions.ace_strict))
 
   @functools.cached_property
   def macs(self) -> dict[tuple[int, int], int]:
@@ -126,25 +189,13 @@ class Report:
     """
     return [r.name for r in self.layers if CONTRACTED in r.flags]
 
-  @property
-  def left_out(self) -> dict[str, int]:
-    """What no convention on products counts, with amounts."""
-    weights = sum(self.weights_by_bits.values())
-    return {
-      "marked element-wise operations": sum(self.elementwise.values()),
-      "element-wise operations on activations, marked or not": sum(
-        self.elementwise_by_primitive.values()
-      ),
-      "scalar operations on parameters alone": self.on_parameters,
-      "parameters outside products": self.params["total"] - weights,
-      "primitives not counted": len(self.not_counted),
-    }
-
   def to_json(self) -> dict[str, Any]:
     """The report as JSON values, with the keys of the published cost tables.
 
     Keys: model, input, totals, elementwise_scalar_ops, layers; beyond them
-    flagged, elementwise_by_primitive, left_out, not_counted and notes.
+    flagged, elementwise_by_primitive, left_out, not_counted, notes,
+    conventions, operations, memory, roofline, branches, lookups and
+    collectives; training if it is one.
     """
     return {
       "model": self.model,
@@ -154,12 +205,18 @@ class Report:
         name if name.endswith("_sops") else f"{name}_sops": n
         for name, n in self.elementwise.items()
       },
-      "layers": [_format.layer(record) for record in self.layers],
+      "layers": _format.layers(self),
       "flagged": self.flagged,
       "elementwise_by_primitive": self.elementwise_by_primitive,
-      "left_out": self.left_out,
+      "left_out": self.left_out(),
       "not_counted": [row.to_json() for row in self.not_counted],
       "notes": self.notes,
+      "conventions": _left_out.to_json(self),
+      "operations": self.operations().to_json(),
+      "memory": self.memory().to_json(),
+      "roofline": _roofline.to_json(self),
+      **_sections.to_json(self),
+      **({"training": _phases.to_json(self)} if self.is_training else {}),
     }
 
   def _totals(self) -> dict[str, Any]:
@@ -183,6 +240,23 @@ class Report:
       "conv_ace": conv,
       "dense_ace": dense,
     }
+
+  def explain(self, path: str = "") -> str:
+    """Why the operands of a layer's products have the bits they have.
+
+    For each product at the path, or below it, and for each of its operands:
+    the equations from the input, the parameter or the product before, through
+    the tag, to this product, each with shape, dtype, bits and what it does to
+    them; runs of operations without a tag share a line. Then what is to say
+    about scales.
+
+    Args:
+      path: a layer's name or the beginning of one ("blocks/0"); "" is all.
+
+    Raises:
+      errors.UnknownName: if no product is there; the message has near names.
+    """
+    return _explain.explain(self.layers, path)
 
   def to_table(self, width: int | None = None) -> str:
     """Totals and every layer as aligned text.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax.extend import core
 
 from jbin import bits as tags
-from jbin.cost import _kernels, _primitives, _products, _rules
+from jbin.cost import _arrays, _kernels, _primitives, _products, _rules, _shards
 from jbin.cost._record import Collective, Lookup, NotCounted, Tally
 from jbin.cost._values import Value, dtype_bits
 
@@ -21,17 +20,24 @@ def add(
   where: str,
   phase: str,
   tally: Tally,
+  *,
+  ahead: bool = True,
 ) -> None:
-  """Writes down a product, a kernel, a transfer or element-wise work."""
+  """Writes down a product, a kernel, a transfer or element-wise work.
+
+  `ahead`: a product of parameters alone is done once, not at each run.
+  """
   name = eqn.primitive.name
   cost = _kernels.find(eqn)
   if cost is not None:
-    tally.records += _kernels.records(eqn, values, where, phase, cost)
+    _kernels.add(eqn, values, where, phase, cost, tally)
   elif name in _products.PRODUCTS and not _products.is_complex(eqn):
-    record = dataclasses.replace(_products.record(eqn, values), phase=phase)
+    record = dataclasses.replace(
+      _products.record(eqn, values), phase=phase, devices=_shards.split(eqn)
+    )
     if not record.params:
       record = dataclasses.replace(record, name=where)
-    if any(v.data for v in values):
+    if any(v.data for v in values) or not ahead:
       tally.records.append(record)
     else:  # a rotation of a kernel, say: done once, not for each example
       tally.on_weights += 2 * record.macs
@@ -54,7 +60,7 @@ def not_counted(eqn: core.JaxprEqn, where: str) -> NotCounted:
   return NotCounted(
     primitive=_kernels.label(eqn),
     where=where,
-    shapes=tuple(_rules.in_shapes(eqn)),
+    shapes=tuple(_arrays.in_shapes(eqn)),
     reason=reason or _primitives.NO_RULE,
     matrix_like=name not in _primitives.LISTED,
   )
@@ -63,24 +69,18 @@ def not_counted(eqn: core.JaxprEqn, where: str) -> NotCounted:
 def _mark(eqn: core.JaxprEqn, phase: str, tally: Tally) -> None:
   tag = tags.parse(eqn.params["name"])
   if isinstance(tag, tags.OpTag) and phase == "forward":
-    n = _rules.sizes(eqn)[0] * tag.per_element
+    n = _arrays.sizes(eqn)[0] * tag.per_element
     tally.marks[tag.name] = tally.marks.get(tag.name, 0) + n
 
 
 def _collective(eqn: core.JaxprEqn, where: str, phase: str) -> Collective:
-  axes = eqn.params.get("axes", eqn.params.get("axis_name", ()))
-  axes = (
-    axes
-    if isinstance(axes, Sequence) and not isinstance(axes, str)
-    else (axes,)
-  )
   n = sum(
-    math.prod(_rules.shape_of(v)) * dtype_bits(_rules.dtype_of(v))
+    math.prod(_arrays.shape_of(v)) * dtype_bits(_arrays.dtype_of(v))
     for v in eqn.invars
   )
   return Collective(
     primitive=eqn.primitive.name,
-    axes=tuple(str(axis) for axis in axes),
+    axes=_arrays.mesh_axes(eqn),
     where=where,
     bytes=-(-n // 8),
     phase=phase,
@@ -90,15 +90,11 @@ def _collective(eqn: core.JaxprEqn, where: str, phase: str) -> Collective:
 def _work(
   eqn: core.JaxprEqn, values: list[Value], phase: str, tally: Tally
 ) -> None:
-  table = values[0] if values else None
-  if eqn.primitive.name == "gather" and table is not None and table.origin:
-    dtype = _rules.dtype_of(eqn.invars[0])
-    wide = dtype_bits(dtype) if table.bits is None else table.bits
-    n = math.prod(_rules.out_shapes(eqn)[0])
-    tally.lookups.append(Lookup(table.origin, n, wide))
+  if (look := _lookup(eqn, values)) is not None:
+    tally.lookups.append(look)
   work = _rules.work(eqn)
   floats = any(
-    jnp.issubdtype(_rules.dtype_of(v) or jnp.int32, jnp.floating)
+    jnp.issubdtype(_arrays.dtype_of(v) or jnp.int32, jnp.floating)
     for v in eqn.invars
   )
   if not work or not floats:
@@ -109,3 +105,14 @@ def _work(
     tally.elementwise[name] = tally.elementwise.get(name, 0) + work
   else:
     tally.on_weights += work
+
+
+def _lookup(eqn: core.JaxprEqn, values: list[Value]) -> Lookup | None:
+  """Rows that are read from a parameter, or the one where data points."""
+  name = eqn.primitive.name
+  at = name == "dynamic_slice" and any(v.data for v in values[1:])
+  if not (at or name == "gather") or values[0].origin is None:
+    return None
+  wide = values[0].bits or dtype_bits(_arrays.dtype_of(eqn.invars[0]))
+  n = math.prod(_arrays.out_shapes(eqn)[0])
+  return Lookup(values[0].origin, n, wide)

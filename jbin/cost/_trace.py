@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.errors
@@ -56,8 +56,13 @@ class Program:
   # By path, in the order of the program's inputs.
   batch_stats: int
   # Elements of the running statistics of batch norms.
+  batch_stats_bits: int
   states: dict[str, State]
   # Other variables of modules: caches, recurrent states, counters.
+  results: list[str]
+  # Where each result stands in what the function returns.
+  arguments: list[int]
+  # For each input, the position of its argument; -1: of the function itself.
 
 
 @dataclasses.dataclass
@@ -69,14 +74,18 @@ class _Inputs:
   shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
   parameters: dict[str, Parameter] = dataclasses.field(default_factory=dict)
   batch_stats: int = 0
+  batch_stats_bits: int = 0
   states: dict[str, State] = dataclasses.field(default_factory=dict)
+  training: bool = False
 
-  def add(self, leaf: Any, *, path: str | None, data: bool) -> int:
-    """Takes one array; returns its place."""
+  def add(self, leaf: Any, name: str, *, path: str | None, data: bool) -> int:
+    """Takes one array, a parameter if it has a path; returns its place."""
     shape = tuple(leaf.shape)
-    self.avals.append(jax.ShapeDtypeStruct(shape, leaf.dtype))
-    where = path or ("the input" if data else "the model's state")
-    step = Step("", where, shape, str(leaf.dtype), None, None)
+    self.avals.append(
+      jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=_explicit(leaf))
+    )
+    what = "parameter" if path else "input" if data else "state"
+    step = Step("", f"the {what} {name}", shape, str(leaf.dtype))
     value = Value(origin=path, data=data, varies=full(shape), step=step)
     self.values.append(value)
     if data:
@@ -88,47 +97,92 @@ Rebuild = Callable[[Sequence[Any]], Any]
 
 
 def trace(
-  fn: Callable[..., Any], args: Sequence[Any], weights: Sequence[int]
+  fn: Callable[..., Any],
+  args: Sequence[Any],
+  weights: Sequence[int],
+  states: Sequence[int] = (),
+  *,
+  training: bool = False,
+  prefixes: Mapping[int, str] | None = None,
 ) -> Program:
   """Traces `fn(*args)` on abstract values; modules are viewed for evaluation.
 
+  Args:
+    fn: a function or a module.
+    args: what it is called with.
+    weights: positions of arrays that are parameters.
+    states: positions of arrays that are neither parameters nor data.
+    training: whether modules stay in the mode that they are in.
+    prefixes: with what the paths of an argument begin, by its position.
+
   Raises:
-    errors.UserError: if `fn` cannot be called, if a number in `weights` is not
-      that of an argument, or if `fn` closes over abstract arrays or over a
-      module in training mode.
+    errors.UserError: if `fn` cannot be called, if a number in `weights` or
+      `states` is not that of an argument, or if `fn` closes over abstract
+      arrays or over a module in training mode.
   """
-  if not callable(fn):
-    raise errors.UserError(
-      f"cost.count needs a function or an NNX module, got {type(fn).__name__}"
-    )
-  if wrong := [i for i in weights if not 0 <= i < len(args)]:
-    raise errors.UserError(
-      f"weights={wrong} names no argument of {len(args)}; give the positions"
-      " of the arguments that are parameters, counted from 0"
-    )
-  if inspect.ismethod(fn) and isinstance(fn.__self__, nnx.Module):
-    fn, args = fn.__func__, (fn.__self__, *args)
-    weights = [i + 1 for i in weights]
-  parts = (fn, *args)
+  _check(fn, len(args), weights=weights, states=states)
+  bound = int(inspect.ismethod(fn) and isinstance(fn.__self__, nnx.Module))
+  parts = (fn.__func__, fn.__self__, *args) if bound else (fn, *args)  # pyright: ignore[reportFunctionMemberAccess]
   modules = [
     leaf
     for part in parts
     for leaf in jax.tree.leaves(part, is_leaf=_is_module)
     if _is_module(leaf)
   ]
-  inputs = _Inputs()
+  inputs = _Inputs(training=training)
   alone = len(modules) + len(weights) == 1
-  rebuild = [
-    _part(part, f"arg{i - 1}", alone, inputs, is_weight=i - 1 in weights)
-    for i, part in enumerate(parts)
-  ]
+  rebuild: list[Rebuild] = []
+  arguments: list[int] = []
+  for i, part in enumerate(parts, start=-1 - bound):
+    role = "weight" if i in weights else "state" if i in states else "data"
+    name = f"arg{i + bound}"
+    prefix = "" if alone and role != "state" else name
+    prefix = (prefixes or {}).get(i, prefix)
+    rebuild.append(_part(part, name, prefix, inputs, role))
+    arguments += [i] * (len(inputs.avals) - len(arguments))
+  results: list[str] = []
 
   def program(*leaves: Any) -> list[Any]:
     call, *rest = (make(leaves) for make in rebuild)
-    return [x for x in jax.tree.leaves(call(*rest)) if _is_array(x)]
+    found, _ = jax.tree_util.tree_flatten_with_path(call(*rest))
+    arrays = [(keys, x) for keys, x in found if _is_array(x)]
+    results[:] = [_join(*_keys(keys)) for keys, _ in arrays]
+    return [x for _, x in arrays]
 
+  jaxpr = _jaxpr(program, inputs.avals)
+  return Program(
+    jaxpr,
+    inputs.values,
+    inputs.shapes,
+    inputs.parameters,
+    inputs.batch_stats,
+    inputs.batch_stats_bits,
+    inputs.states,
+    results,
+    arguments,
+  )
+
+
+def _check(fn: Callable[..., Any], n: int, **positions: Sequence[int]) -> None:
+  """Raises for what is no function, and for positions of no argument."""
+  if not callable(fn):
+    raise errors.UserError(
+      f"cost.count needs a function or an NNX module, got {type(fn).__name__}"
+    )
+  for what, given in positions.items():
+    if wrong := [i for i in given if not 0 <= i < n]:
+      raise errors.UserError(
+        f"{what}={wrong} names no argument of {n}; give the positions of the"
+        " arguments that are meant, counted from 0"
+      )
+
+
+def _jaxpr(
+  program: Callable[..., Any], avals: Sequence[jax.ShapeDtypeStruct]
+) -> core.ClosedJaxpr:
+  """Traces, and says what to do about what cannot be closed over."""
   try:
-    jaxpr = jax.make_jaxpr(program)(*inputs.avals)
+    return jax.make_jaxpr(program)(*avals)
   except flax.errors.TraceContextError as error:
     raise errors.UserError(
       "the function closes over a module in training mode, which changes when"
@@ -142,14 +196,15 @@ def trace(
       "the function closes over an abstract array or module; give it to"
       " cost.count as an argument of the function"
     ) from error
-  return Program(
-    jaxpr,
-    inputs.values,
-    inputs.shapes,
-    inputs.parameters,
-    inputs.batch_stats,
-    inputs.states,
-  )
+
+
+def _explicit(leaf: Any) -> jax.sharding.NamedSharding | None:
+  """The sharding of an array, if its type has one that products keep to."""
+  found = getattr(leaf, "sharding", None)
+  if not isinstance(found, jax.sharding.NamedSharding):
+    return None
+  explicit = jax.sharding.AxisType.Explicit in found.mesh.axis_types
+  return found if explicit else None
 
 
 def _is_module(x: Any) -> bool:
@@ -161,24 +216,27 @@ def _is_array(x: Any) -> bool:
 
 
 def _part(
-  part: Any, name: str, alone: bool, inputs: _Inputs, *, is_weight: bool
+  part: Any, name: str, prefix: str, inputs: _Inputs, role: str
 ) -> Rebuild:
   """Registers the arrays of one argument; returns how to put it together.
 
-  Paths begin with the argument's name unless it alone holds parameters.
+  Paths begin with the prefix: the argument's name, unless it alone holds
+  parameters.
   """
-  prefix = "" if alone else name
   leaves, tree = jax.tree_util.tree_flatten_with_path(part, is_leaf=_is_module)
   makers: list[Rebuild] = []
   for keys, leaf in leaves:
-    path = _join(prefix, *(_key(k) for k in keys))
+    path = _join(prefix, *_keys(keys))
     if _is_module(leaf):
       makers.append(_module(leaf, path, inputs))
     elif _is_array(leaf):
-      origin = (path or name) if is_weight else None
-      place = inputs.add(leaf, path=origin, data=not is_weight)
+      origin = (path or name) if role == "weight" else None
+      place = inputs.add(leaf, path or name, path=origin, data=role == "data")
+      size = math.prod(leaf.shape)
+      if role == "state":
+        kind = "argument" if prefix in ("", name) else prefix
+        inputs.states[path] = State(size, kind, dtype_bits(leaf.dtype))
       if origin is not None:
-        size = math.prod(leaf.shape)
         inputs.parameters[origin] = Parameter(
           size, _kind_by_name(origin), dtype_bits(leaf.dtype)
         )
@@ -190,12 +248,13 @@ def _part(
 
 def _module(module: nnx.Module, prefix: str, inputs: _Inputs) -> Rebuild:
   """Registers the state of a module, parameters by their paths."""
-  module = nnx.view(
-    module,
-    raise_if_not_found=False,
-    deterministic=True,
-    use_running_average=True,
-  )
+  if not inputs.training:
+    module = nnx.view(
+      module,
+      raise_if_not_found=False,
+      deterministic=True,
+      use_running_average=True,
+    )
   graphdef, state = nnx.split(module)
   owners = _owners(module)
   variables: dict[Any, Any] = dict(nnx.to_flat_state(state))
@@ -208,12 +267,14 @@ def _module(module: nnx.Module, prefix: str, inputs: _Inputs) -> Rebuild:
     owner = _owner(owners, path)
     size = math.prod(leaf.shape)
     is_param = isinstance(variables[path], nnx.Param)
-    places.append(inputs.add(leaf, path=name if is_param else None, data=False))
+    origin = name if is_param else None
+    places.append(inputs.add(leaf, name, path=origin, data=False))
     if is_param:
       kind = owner or _kind_by_name(name)
       inputs.parameters[name] = Parameter(size, kind, dtype_bits(leaf.dtype))
     elif owner == "bn" and isinstance(variables[path], nnx.BatchStat):
       inputs.batch_stats += size
+      inputs.batch_stats_bits += size * dtype_bits(leaf.dtype)
     else:
       kind = type(variables[path]).__name__
       inputs.states[name] = State(size, kind, dtype_bits(leaf.dtype))
@@ -249,6 +310,12 @@ def _owner(
 def _kind_by_name(path: str) -> str:
   last = path.rsplit("/", 1)[-1]
   return last if last in ("kernel", "bias") else "other"
+
+
+def _keys(keys: Sequence[Any]) -> list[str]:
+  """The parts of a path; an `nnx.Variable` is named, not its array."""
+  last = jax.tree_util.GetAttrKey("value")
+  return [_key(k) for k in (keys[:-1] if keys and keys[-1] == last else keys)]
 
 
 def _key(key: Any) -> str:

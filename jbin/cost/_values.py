@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,17 @@ class Step:
   """One equation on the way of a value, for `Report.explain`."""
 
   primitive: str
+  # "" where the way begins: at an input, a parameter or a constant.
   where: str
-  # The name stack, or the path of an input.
+  # The name stack, or the path of the input.
   shape: Shape
   dtype: str
-  bits: int | None
+  bits: int | None = None
   # After the equation: by a tag, or None: by the dtype.
-  before: Step | None
+  before: Step | None = None
   # The way of the operand that the value is made of.
+  note: str = ""
+  # What it does to the bits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +48,18 @@ class Value:
   # The multiplications by a scale that the value went through since its tag.
   scale_blocks: Blocks = NONE
   # Where those scales differ.
+  devices: frozenset[str] = frozenset()
+  # The axes of a mesh along which devices have different values.
+  scale_devices: frozenset[str] = frozenset()
+  # The same of the scales.
   copies: int = 1
   # How many slices of the parameter a scan goes through.
   after: bool = False
   # Whether a gradient is in it.
+  makers: frozenset[int] = dataclasses.field(
+    default=frozenset(), compare=False, repr=False
+  )
+  # The products of gradients that it is made of, by their numbers.
   step: Step | None = dataclasses.field(default=None, compare=False, repr=False)
   # The last equation of its way.
 
@@ -79,14 +89,6 @@ def main_origin(values: Sequence[Value], sizes: Sequence[int]) -> str | None:
   return max(known, key=lambda pair: pair[0])[1] if known else None
 
 
-def main_operand(values: Sequence[Value], sizes: Sequence[int]) -> int | None:
-  """Which operand a mix is made of: the tagged, else the largest by origin."""
-  found = [i for i, v in enumerate(values) if v.bits is not None]
-  found = found or [i for i, v in enumerate(values) if v.origin is not None]
-  found = found or [i for i, v in enumerate(values) if v.data]
-  return max(found or range(len(values)), key=lambda i: sizes[i], default=None)
-
-
 def mix(values: Sequence[Value], sizes: Sequence[int]) -> Value:
   """An untagged result of several operands; it may vary along no axis yet."""
   data = any(v.data for v in values)
@@ -95,6 +97,7 @@ def mix(values: Sequence[Value], sizes: Sequence[int]) -> Value:
     data=data,
     copies=max((v.copies for v in values), default=1),
     after=any(v.after for v in values),
+    devices=frozenset().union(*(v.devices for v in values)),
   )
 
 
@@ -112,50 +115,31 @@ def join(values: Sequence[Value], shape: Shape) -> Value:
     varies=_blocks.merge((v.varies for v in values), shape),
     scales=frozenset().union(*(v.scales for v in values)),
     scale_blocks=_blocks.merge((v.scale_blocks for v in values), shape),
+    scale_devices=frozenset().union(*(v.scale_devices for v in values)),
+    makers=frozenset().union(*(v.makers for v in values)),
   )
 
 
 def move(
-  value: Value, moves: _blocks.Moves, before: Shape, after: Shape
+  value: Value, moves: Mapping[int, int], before: Shape, after: Shape
 ) -> Value:
-  """The value after its axes moved: axis d goes to the axes `moves[d]`."""
-  return dataclasses.replace(
-    value,
-    varies=_blocks.moved(value.varies, moves, before, after),
-    scale_blocks=_blocks.moved(value.scale_blocks, moves, before, after),
-  )
+  """The value after its axes moved: axis d goes to axis `moves[d]`."""
+  return _both(value, lambda b: _blocks.moved(b, moves, before, after))
+
+
+def reshape(value: Value, before: Shape, after: Shape) -> Value:
+  """The value after a row-major reshape."""
+  return _both(value, lambda b: _blocks.reshaped(b, before, after))
 
 
 def shift(value: Value, by: int) -> Value:
   """The value with `by` leading axes added (or removed, if negative)."""
+  return _both(value, lambda b: _blocks.shifted(b, by))
+
+
+def _both(value: Value, change: Callable[[Blocks], Blocks]) -> Value:
   return dataclasses.replace(
     value,
-    varies=_blocks.shifted(value.varies, by),
-    scale_blocks=_blocks.shifted(value.scale_blocks, by),
+    varies=change(value.varies),
+    scale_blocks=change(value.scale_blocks),
   )
-
-
-def reshape_moves(before: Shape, after: Shape) -> dict[int, tuple[int, ...]]:
-  """Where each axis goes in a row-major reshape.
-
-  Axes are matched in the smallest groups of equal size; inside a group every
-  axis goes to every axis, which errs towards "varies".
-  """
-  if 0 in before:
-    return {d: tuple(range(len(after))) for d in range(len(before))}
-  ins = [d for d, n in enumerate(before) if n > 1]
-  outs = [d for d, n in enumerate(after) if n > 1]
-  moves: dict[int, tuple[int, ...]] = {}
-  while ins:
-    group, target = [ins.pop(0)], [outs.pop(0)]
-    while True:
-      left = math.prod(before[d] for d in group)
-      right = math.prod(after[d] for d in target)
-      if left == right:
-        break
-      if left < right:
-        group.append(ins.pop(0))
-      else:
-        target.append(outs.pop(0))
-    moves.update({d: tuple(target) for d in group})
-  return moves

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.extend import core
 
-from jbin import errors
-from jbin.cost import _rules, _tally
+from jbin.cost import _arrays, _gradients, _rules, _shards, _steps, _tally
 from jbin.cost._blocks import NONE, full
 from jbin.cost._live import (
   Flags,
@@ -20,6 +19,7 @@ from jbin.cost._live import (
   inner_jaxpr,
   open_jaxpr,
 )
+from jbin.cost._place import Place, Trips, phase
 from jbin.cost._record import Branches, Tally
 from jbin.cost._trace import Parameter
 from jbin.cost._values import (
@@ -28,7 +28,6 @@ from jbin.cost._values import (
   Value,
   dtype_bits,
   join,
-  main_operand,
   shift,
   unknown,
 )
@@ -36,54 +35,22 @@ from jbin.cost._values import (
 MATRIX = 2  # a constant of this many axes is taken for a weight
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """Where the walk is: the calls around it, as keys and as names."""
+class Seen(NamedTuple):
+  """What the walk found at one equation."""
 
-  keys: tuple[int, ...] = ()
-  stack: str = ""
-
-  def inside(self, eqn: core.JaxprEqn) -> Place:
-    """The place of an equation's inner program."""
-    return Place((*self.keys, id(eqn)), self.name(eqn))
-
-  def name(self, eqn: core.JaxprEqn) -> str:
-    """The name stack of an equation, from the top."""
-    own = str(eqn.source_info.name_stack)
-    return "/".join(part for part in (self.stack, own) if part)
-
-
-class Trips:
-  """How often each `while` goes round, as far as the caller says."""
-
-  def __init__(self, given: int | Mapping[str, int] | None):
-    self.given = given
-    self.asked: list[str] = []
-
-  def of(self, where: str) -> int | None:
-    """The trips of the loop at that place."""
-    self.asked.append(where)
-    if isinstance(self.given, Mapping):
-      return self.given.get(where)
-    return self.given
-
-  def check(self) -> None:
-    """Raises if the caller named a loop that is not in the program."""
-    if not isinstance(self.given, Mapping):
-      return
-    if lost := sorted(set(self.given) - set(self.asked)):
-      raise errors.UserError(
-        f"trips names {lost}, but the program's while loops are at"
-        f" {sorted(set(self.asked))}"
-      )
+  phase: str
+  values: list[Value]
 
 
 class Walker:
   """Carries values through jaxprs and writes down what they cost."""
 
-  def __init__(self, trips: Trips):
+  def __init__(self, trips: Trips, *, training: bool = False):
     self.live = Liveness()
     self.trips = trips
+    self.training = training  # what is made of parameters alone is not kept
+    self.gradients = _gradients.Gradients()
+    self.seen: dict[tuple[int, ...], Seen] | None = None
     self.constants: dict[str, Parameter] = {}
     # Each closed-over array that may be a weight, by its path.
     self._const_paths: dict[int, str] = {}
@@ -109,12 +76,16 @@ class Walker:
       if isinstance(var, core.Literal):
         return self.constant(var.val)
       # Only operands that nothing reads are missing.
-      return env.get(var) or unknown(_rules.shape_of(var), data=True)
+      return env.get(var) or unknown(_arrays.shape_of(var), data=True)
 
     for eqn, outs in zip(body.eqns, self.live.uses(body, used)[1], strict=True):
       if outs is None:
         continue
-      made = self.step(eqn, [read(v) for v in eqn.invars], outs, place, tally)
+      values = [read(v) for v in eqn.invars]
+      made = self.step(eqn, values, outs, place, tally)
+      if self.seen is not None:
+        what_for = phase(place.name(eqn), values)
+        self.seen[(*place.keys, id(eqn))] = Seen(what_for, made)
       env.update(zip(eqn.outvars, made, strict=True))
     return [read(var) for var in body.outvars], tally
 
@@ -122,7 +93,7 @@ class Walker:
     """A closed-over array; from two axes on it may be a weight."""
     shape, dtype = tuple(jnp.shape(const)), jnp.result_type(const)
     if len(shape) < MATRIX:
-      step = Step("", "a constant", shape, str(dtype), None, None)
+      step = Step("", "a constant", shape, _arrays.dtype_name(dtype))
       return Value(varies=full(shape), step=step)
     if id(const) not in self._const_paths:
       self._kept.append(const)
@@ -131,7 +102,7 @@ class Walker:
       wide = dtype_bits(dtype)
       self.constants[path] = Parameter(math.prod(shape), "kernel", wide)
     path = self._const_paths[id(const)]
-    step = Step("", path, shape, str(dtype), None, None)
+    step = Step("", f"the constant {path}", shape, _arrays.dtype_name(dtype))
     return Value(origin=path, varies=full(shape), step=step)
 
   def step(
@@ -144,31 +115,56 @@ class Walker:
   ) -> list[Value]:
     """One equation."""
     name = eqn.primitive.name
-    inner = inner_jaxpr(eqn)
-    if inner is not None:
-      made, inside = self.run(inner, values, used, place.inside(eqn))
-      tally.add(_shared(inside, _copies(eqn)))
+    if name == "shard_map":
+      return self.shard(eqn, values, used, place, tally)
+    if (inner := inner_jaxpr(eqn)) is not None:
+      made, cost = self.run(inner, values, used, place.inside(eqn))
+      tally.add(cost)
       return made
     if name == "scan":
       return self.scan(eqn, values, used, place, tally)
     if name == "cond":
       return self.cond(eqn, values, used, place, tally)
     if name == "while":
-      return self.loop(eqn, values, place, tally)
+      return self.loop(eqn, values, used, place, tally)
     where = place.name(eqn)
-    phase = _phase(where, values)
-    _tally.add(eqn, values, where, phase, tally)
+    what_for = phase(where, values)
+    part = Tally()
+    _tally.add(eqn, values, where, what_for, part, ahead=not self.training)
     key = (*place.keys, id(eqn))
     made = _rules.propagate(eqn, values, _rules.unique(self._scales, key))
-    main = main_operand(values, _rules.sizes(eqn))
-    way = None if main is None else values[main].step
-    after = phase in ("backward", "update")
+    if part.records:
+      makers = self.gradients.take(part.records, 0)
+      made = [dataclasses.replace(v, makers=makers) for v in made]
+    else:
+      made = self.gradients.follow(eqn, values, made)
+    devices = _shards.differing(eqn, values)
+    tally.add(part, devices=place.sharers(devices))
+    devices = _shards.left(eqn, devices)
+    after = what_for in ("backward", "update")
+    steps = _steps.made(eqn, values, made, where)
     return [
-      dataclasses.replace(
-        v, after=v.after or after, step=_step(eqn, var, v, where, way)
-      )
-      for v, var in zip(made, eqn.outvars, strict=True)
+      dataclasses.replace(v, after=v.after or after, devices=devices, step=step)
+      for v, step in zip(made, steps, strict=True)
     ]
+
+  def shard(
+    self,
+    eqn: core.JaxprEqn,
+    values: list[Value],
+    used: Flags,
+    place: Place,
+    tally: Tally,
+  ) -> list[Value]:
+    """What each device of a mesh does; each equation counts for all."""
+    made, cost = self.run(
+      eqn.params["jaxpr"],
+      _shards.entering(eqn, values),
+      used,
+      _shards.inside(place, eqn),
+    )
+    tally.add(cost)
+    return _shards.leaving(eqn, made)
 
   def scan(
     self,
@@ -181,27 +177,28 @@ class Walker:
     """The body once, times the length; carries are joined until they rest."""
     body, length = eqn.params["jaxpr"], eqn.params["length"]
     n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
-    consts = values[:n_consts]
-    carry = values[n_consts : n_consts + n_carry]
+    inner = open_jaxpr(body).invars[n_consts + n_carry :]
     rows = [
       dataclasses.replace(
-        shift(v, -1), copies=v.copies * (length if v.origin else 1)
+        shift(v, -1),
+        copies=v.copies * (length if v.origin else 1),
+        step=_steps.part(v, "scan", _arrays.shape_of(var), length, "row"),
       )
-      for v in values[n_consts + n_carry :]
+      for v, var in zip(values[n_consts + n_carry :], inner, strict=True)
     ]
-    _, needed = self.live.scan(eqn, used)
-    inside = place.inside(eqn)
-    shapes = _rules.out_shapes(eqn)
-    while True:
-      made, cost = self.run(body, [*consts, *carry, *rows], needed, inside)
-      joined = _joined(carry, made[:n_carry], shapes)
-      if joined == carry:
-        break
-      carry = joined
+    carry, rest, cost = self.settled(
+      body,
+      values[:n_consts],
+      values[n_consts : n_consts + n_carry],
+      rows,
+      self.live.scan(eqn, used)[1],
+      place.inside(eqn),
+    )
     tally.add(cost, length)
+    shapes = _arrays.out_shapes(eqn)
     stacked = [
       _stacked(v, shape, length)
-      for v, shape in zip(made[n_carry:], shapes[n_carry:], strict=True)
+      for v, shape in zip(rest, shapes[n_carry:], strict=True)
     ]
     return [*carry, *stacked]
 
@@ -233,98 +230,107 @@ class Walker:
           counted=costs.index(dearest),
         )
       )
-    shapes = _rules.out_shapes(eqn)
+    shapes = _arrays.out_shapes(eqn)
     made = [
       join(each, shape)
       for *each, shape in zip(*(m for m, _ in runs), shapes, strict=True)
     ]
-    data = values[0].data
+    data, where = values[0].data, place.name(eqn)
     return [
-      dataclasses.replace(v, data=True, origin=None) if data else v
-      for v in made
+      dataclasses.replace(
+        value,
+        data=data or value.data,
+        origin=None if data else value.origin,
+        devices=value.devices | values[0].devices,
+        step=_steps.one_of(eqn, i, each, value, where),
+      )
+      for i, (value, *each) in enumerate(
+        zip(made, *(m for m, _ in runs), strict=True)
+      )
     ]
 
   def loop(
     self,
     eqn: core.JaxprEqn,
     values: list[Value],
+    used: Flags,
     place: Place,
     tally: Tally,
   ) -> list[Value]:
     """A `while`: counted if the caller said its trips, else listed."""
     n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    consts = values[n_test : n_test + n_body]
-    body = eqn.params["body_jaxpr"]
-    carry = values[n_test + n_body :]
-    inside, shapes = place.inside(eqn), _rules.out_shapes(eqn)
-    while True:
-      used = (True,) * len(carry)
-      made, cost = self.run(body, [*consts, *carry], used, inside)
-      joined = _joined(carry, made, shapes)
-      if joined == carry:
-        break
-      carry = joined
+    name, inside = self.trips.name(place, eqn), place.inside(eqn)
+    carry, _, cost = self.settled(
+      eqn.params["body_jaxpr"],
+      values[n_test : n_test + n_body],
+      values[n_test + n_body :],
+      [],
+      self.live.loop(eqn, used)[1],
+      inside,
+    )
     test = eqn.params["cond_jaxpr"]
     _, asked = self.run(test, [*values[:n_test], *carry], (True,), inside)
-    where = place.name(eqn)
-    trips = self.trips.of(where)
+    trips = self.trips.of(name)
     if trips is None:
-      row = _tally.not_counted(eqn, where)
-      row = dataclasses.replace(row, macs_per_trip=cost.macs + asked.macs)
+      row = _tally.not_counted(eqn, place.name(eqn))
+      row = dataclasses.replace(
+        row,
+        reason=f"{row.reason}={{{name!r}: n}}",
+        macs_per_trip=cost.macs + asked.macs,
+      )
       tally.not_counted += [row, *cost.not_counted, *asked.not_counted]
     else:
       tally.add(cost, trips)
       tally.add(asked, trips + 1)
-      tally.notes.append(
-        f"while at {where or 'the top'}: {trips:,} trips, as the caller said"
-      )
+      tally.notes.append(f"while {name!r}: {trips:,} trips, as the caller said")
     return carry
 
+  def settled(
+    self,
+    body: Any,
+    consts: list[Value],
+    first: list[Value],
+    rows: list[Value],
+    used: Flags,
+    place: Place,
+  ) -> tuple[list[Value], list[Value], Tally]:
+    """A loop's last carry, its other results, and the cost of one trip.
 
-def _phase(where: str, values: Sequence[Value]) -> str:
-  """What an equation is there for; JAX's transformations leave their names."""
-  if "rematted_computation" in where:
-    return "recompute"
-  if "transpose(" in where:
-    return "backward"
-  differentiated = "jvp(" in where
-  late = any(v.after for v in values) and not differentiated
-  return "update" if late else "forward"
-
-
-def _step(
-  eqn: core.JaxprEqn,
-  var: core.Var,
-  value: Value,
-  where: str,
-  before: Step | None,
-) -> Step:
-  name = eqn.primitive.name
-  if name == "name":
-    name = f"name[{eqn.params['name']}]"
-  shape, dtype = _rules.shape_of(var), str(_rules.dtype_of(var))
-  return Step(name, where, shape, dtype, value.bits, before)
+    The carry is joined with what a trip makes of it until it rests.
+    """
+    carry, n, trip = first, len(first), 0
+    shapes = [_arrays.shape_of(v) for v in open_jaxpr(body).outvars[:n]]
+    while True:
+      made, cost = self.run(body, [*consts, *carry, *rows], used, place)
+      joined = _joined(carry, made[:n], shapes, late=trip > n)
+      if joined == carry:
+        return joined, made[n:], cost
+      carry = [
+        dataclasses.replace(v, step=_steps.again(old, v, place.stack))
+        for old, v in zip(first, joined, strict=True)
+      ]
+      trip += 1
 
 
 def _joined(
-  before: list[Value], after: list[Value], shapes: Sequence[Shape]
+  before: list[Value],
+  after: list[Value],
+  shapes: Sequence[Shape],
+  *,
+  late: bool,
 ) -> list[Value]:
-  """A loop's carry after one more trip, at its widest."""
-  return [
-    dataclasses.replace(join((a, b), shape), copies=a.copies, step=b.step)
-    for a, b, shape in zip(before, after, shapes, strict=False)
-  ]
+  """A loop's carry after one more trip, at its widest.
 
-
-def _shared(cost: Tally, devices: int) -> Tally:
-  """The work of a `shard_map`: what its devices do together."""
-  whole = Tally()
-  whole.add(cost, devices)
-  whole.records = [
-    dataclasses.replace(r, devices=r.devices * devices) for r in whole.records
-  ]
-  whole.collectives = cost.collectives
-  return whole
+  Integers that get wider with each trip have the width of their dtype.
+  """
+  found = []
+  for old, new, shape in zip(before, after, shapes, strict=True):
+    both = join((old, new), shape)
+    bits = None if late and both.bits != old.bits else both.bits
+    found.append(
+      dataclasses.replace(both, bits=bits, copies=old.copies, step=new.step)
+    )
+  return found
 
 
 def _work(cost: Tally) -> int:
@@ -340,15 +346,3 @@ def _stacked(value: Value, shape: Shape, length: int) -> Value:
     scale_blocks=(*(first if row.scales else NONE), *row.scale_blocks),
     copies=max(1, row.copies // length),
   )
-
-
-def _copies(eqn: core.JaxprEqn) -> int:
-  """How many devices do the work of a `shard_map` between them, else 1."""
-  if eqn.primitive.name != "shard_map":
-    return 1
-  axes = set()
-  for spec in eqn.params["in_specs"]:
-    for entry in spec:
-      axes.update(entry if isinstance(entry, tuple) else (entry,))
-  mesh = eqn.params["mesh"].shape
-  return math.prod(mesh[axis] for axis in axes if axis in mesh)

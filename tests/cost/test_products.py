@@ -1,5 +1,6 @@
 """MACs against a count of scalar multiplications; the fields of a record."""
 
+import functools
 import itertools
 import math
 
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import strategies as st
 from jax import lax
 
-from jbin import cost
+from jbin import bits, cost
+from tests.cost import scalars
 
 
 def _count(fn, *shapes, weights=1):
@@ -27,22 +29,24 @@ def _conv(**options):
   )
 
 
-def _multiplications(n, k, low, high, stride, step, hole):
-  """Loops over one axis: products of a tap with an element that exists."""
-  length = (n - 1) * hole + 1 + low + high
-  found = 0
-  for start in range(0, length - (k - 1) * step, stride):
-    for tap in range(k):
-      # Padding goes on at the input's own pace: it counts as input.
-      found += (start + tap * step - low) % hole == 0
-  return found
+def _same(fn, *shapes, weights=1, whole=True):
+  """The one record of a product, whose MACs are those of a run by numbers."""
+  rng = np.random.default_rng(0)
+  arrays = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+  report = cost.count(fn, *arrays, weights=weights)
+  assert report.not_counted == []
+  assert sum(report.macs.values()) == scalars.multiplications(fn, *arrays)
+  if whole:
+    (record,) = report.layers
+    return record
+  return report
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(
   axes=st.lists(
     st.tuples(
-      st.integers(3, 7),  # length
+      st.integers(2, 5),  # length
       st.integers(1, 3),  # taps
       st.integers(0, 2),  # padding before
       st.integers(0, 2),  # and after
@@ -51,16 +55,17 @@ def _multiplications(n, k, low, high, stride, step, hole):
       st.integers(1, 3),  # dilation of the input
     ),
     min_size=1,
-    max_size=3,
+    max_size=2,
   ),
-  batch=st.integers(1, 3),
-  groups=st.integers(1, 3),
-  inner=st.integers(1, 3),
-  outer=st.integers(1, 3),
+  batch=st.integers(1, 2),
+  groups=st.sampled_from([(1, 1), (2, 1), (3, 1), (1, 2)]),
+  inner=st.integers(1, 2),
+  outer=st.integers(1, 2),
 )
 def test_conv_macs_are_the_scalar_multiplications(
   axes, batch, groups, inner, outer
 ):
+  """Strides, dilations, transposed ones, groups of features and of batches."""
   for n, k, low, high, _, step, hole in axes:
     hypothesis.assume((n - 1) * hole + 1 + low + high > (k - 1) * step)
   lengths, taps, lows, highs, strides, steps, holes = zip(*axes, strict=True)
@@ -72,15 +77,20 @@ def test_conv_macs_are_the_scalar_multiplications(
     list(zip(lows, highs, strict=True)),
     lhs_dilation=holes,
     rhs_dilation=steps,
-    feature_group_count=groups,
+    feature_group_count=groups[0],
+    batch_group_count=groups[1],
     dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
   )
-  record = _count(
-    conv, (batch, *lengths, inner * groups), (*taps, inner, outer * groups)
+  each = math.prod(groups)
+  record = _same(
+    conv,
+    (batch * groups[1], *lengths, inner * groups[0]),
+    (*taps, inner, outer * each),
   )
-  places = math.prod(_multiplications(*axis) for axis in axes)
-  # For each place, each example, group, output channel, input channel.
-  assert record.macs == places * batch * groups * outer * inner
+  assert record.groups == each
+  assert 0 <= record.padded <= record.macs
+  if not any(lows) and not any(highs):
+    assert record.padded == 0
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -114,19 +124,117 @@ def test_dot_macs_are_the_scalar_multiplications(data):
   assert record.kind == ("matmul" if weights == () else "dense")
 
 
+def test_macs_on_padding_are_counted_and_told_apart():
+  record = _same(_conv(padding="SAME"), (1, 4, 4, 2), (3, 3, 2, 5))
+  assert record.macs == 4 * 4 * 9 * 2 * 5
+  # At the border one of three taps falls on padding.
+  assert record.padded == (12 * 12 - 10 * 10) * 2 * 5
+
+
 def test_a_grouped_batch_is_counted():
   # The gradient by the kernel of a depthwise convolution has this form.
-  conv = lambda x, w: lax.conv_general_dilated(
-    x,
-    w,
-    (1, 1),
-    "VALID",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    batch_group_count=2,
+  record = _same(
+    _conv(padding="VALID", batch_group_count=2), (4, 5, 5, 3), (3, 3, 3, 6)
   )
-  record = _count(conv, (4, 5, 5, 3), (3, 3, 3, 6))
   assert record.macs == 2 * 3 * 3 * 6 * 9 * 3
   assert (record.kind, record.groups) == ("conv_grouped", 2)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_transposed_convolution(padding):
+  conv = lambda x, w: lax.conv_transpose(x, w, (2, 2), padding)
+  record = _same(conv, (1, 4, 4, 2), (3, 3, 2, 3))
+  # Each element meets each tap, but for those that fall off the result.
+  whole = 4 * 4 * 9 * 2 * 3
+  assert record.macs - record.padded == {"VALID": whole, "SAME": 726}[padding]
+
+
+def test_the_gradients_of_a_convolution():
+  def run(x, w):
+    loss = lambda x, w: (_conv(window_strides=(2, 2))(x, w) ** 2).sum()
+    return jax.grad(loss, (0, 1))(x, w)
+
+  report = _same(run, (2, 5, 5, 2), (3, 3, 2, 3), whole=False)
+  assert [r.phase for r in report.layers] == ["forward", "backward", "backward"]
+
+
+EINSUMS = {
+  "ij,jk->ik": [(3, 4), (4, 5)],
+  "ij,kj": [(3, 4), (5, 4)],
+  "ji,jk->ki": [(4, 3), (4, 5)],
+  "ij,j": [(3, 4), (4,)],
+  "i,i": [(4,), (4,)],
+  "ij,ij->": [(3, 4), (3, 4)],
+  "bij,bjk->bik": [(2, 3, 4), (2, 4, 5)],
+  "...ij,jk->...ik": [(2, 2, 3, 4), (4, 5)],
+  "...qhd,...khd->...hqk": [(2, 3, 2, 4), (2, 5, 2, 4)],
+  "bhqk,bkhd->bqhd": [(2, 2, 3, 4), (2, 4, 2, 3)],
+  "bqhd,hdo->bqo": [(2, 3, 2, 4), (2, 4, 5)],
+  "ij,ikl->jkl": [(3, 2), (3, 2, 4)],
+  "ijk,lk->lij": [(2, 3, 4), (5, 4)],
+  "i,j->ij": [(3,), (4,)],  # without a sum
+  "bi,bi->bi": [(2, 3), (2, 3)],
+  "ii,ij->j": [(3, 3), (3, 4)],
+  "ij,ik->": [(3, 4), (3, 5)],
+  "ij,jk,kl->il": [(3, 4), (4, 5), (5, 2)],
+  "bi,ij,bj->b": [(2, 3), (3, 4), (2, 4)],
+}
+
+
+@pytest.mark.parametrize("form", EINSUMS)
+def test_every_form_of_einsum(form):
+  shapes = EINSUMS[form]
+  weights = () if len(shapes) == 2 else 1
+  report = _same(
+    functools.partial(jnp.einsum, form), *shapes, weights=weights, whole=False
+  )
+  assert len(report.layers) == len(shapes) - 1
+
+
+def _ragged(numbers, sizes):
+  return lambda x, w: lax.ragged_dot_general(
+    x, w, jnp.array(sizes), lax.RaggedDotDimensionNumbers(*numbers)
+  )
+
+
+@pytest.mark.parametrize(
+  ("numbers", "shapes", "kernel", "groups"),
+  [
+    # Each row meets the matrix of its group: experts.
+    (
+      ((([1], [1]), ([], [])), [0], [0]),
+      [(6, 4), (3, 4, 5)],
+      (3, 4, 5),
+      3,
+    ),
+    # The sum of each group on its own: the gradient of the experts.
+    ((((([0], [0]), ([], []))), [0], []), [(6, 4), (6, 5)], (6, 5), 1),
+    # Groups of a batch.
+    (
+      (((([2], [1]), ([0], [0]))), [0], []),
+      [(6, 2, 4), (6, 4, 5)],
+      (6, 4, 5),
+      1,
+    ),
+  ],
+)
+def test_ragged_products_in_their_three_modes(numbers, shapes, kernel, groups):
+  record = _same(_ragged(numbers, [1, 0, 5]), *shapes)
+  assert (record.kind, record.primitive) == ("dense", "ragged_dot_general")
+  assert (record.kernel, record.groups) == (kernel, groups)
+  assert record.weights == math.prod(shapes[1])
+
+
+def test_experts_have_the_bits_of_their_tags():
+  def run(x, w, sizes):
+    return lax.ragged_dot(
+      bits.tag(jnp.round(x), 8), bits.tag(jnp.sign(w), 1) * 0.5, sizes
+    )
+
+  x, w = jnp.ones((6, 4)), jnp.ones((3, 4, 5))
+  report = cost.count(run, x, w, jnp.array([1, 0, 5]), weights=1)
+  assert report.macs == {(8, 1): 6 * 4 * 5}
+  assert report.weights_by_bits == {1: 60}
 
 
 @pytest.mark.parametrize(
@@ -201,4 +309,5 @@ def test_a_product_of_parameters_alone_is_no_work_of_an_example():
   x, w, rotation = jnp.ones((1, 8)), jnp.ones((8, 4)), jnp.ones((8, 8))
   report = cost.count(run, x, w, rotation, weights=[1, 2])
   assert report.macs == {(32, 32): 32}
-  assert report.left_out["scalar operations on parameters alone"] == 2 * 256
+  left = report.left_out()["scalar operations on parameters alone"]
+  assert left == 2 * 256

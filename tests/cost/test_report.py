@@ -56,7 +56,7 @@ def test_weights_and_parameters(report):
   assert report.weight_bits == 64 + 128 + 256
   assert report.weight_bytes == 56
   assert report.params["total"] == 112
-  assert report.left_out == {
+  assert report.left_out() == {
     "marked element-wise operations": 16,
     "element-wise operations on activations, marked or not": 32,
     "scalar operations on parameters alone": 104,
@@ -83,7 +83,7 @@ def test_json_has_the_published_keys_and_is_json(report):
   }
   assert table["totals"]["weights_by_bits"] == {"1": 64, "4": 32, "32": 8}
   assert table["elementwise_scalar_ops"] == {"norm_sops": 16}
-  assert table["layers"][0] == {
+  first = {
     "name": "block/one",
     "kind": "dense",
     "in_shape": [8],
@@ -100,7 +100,13 @@ def test_json_has_the_published_keys_and_is_json(report):
     "weights": 64,
     "flags": ["scale_along_contraction"],
     "repeats": 1,
+    "phase": "forward",
+    "gradient_of": "",
+    "devices": 1,
+    "weight_bytes": 8,
   }
+  assert table["layers"][0] | first == table["layers"][0]
+  assert set(table) >= {"conventions", "memory", "branches", "lookups"}
   assert table["not_counted"][0]["primitive"] == "cumsum"
 
 
@@ -113,7 +119,7 @@ def test_the_table_fits_its_width(report, width):
   assert len({len(row) for row in rows}) == 1  # aligned
   for name in ("two", "ACE, strict", "norm", "block/one"):
     assert name in text
-  assert "NOT COUNTED: cumsum" in text
+  assert "Listed, without products: cumsum" in " ".join(text.split())
 
 
 def test_the_summary_names_what_is_flagged_and_left_out(report):
@@ -135,7 +141,7 @@ def test_markdown_is_tables_with_escaped_names(report):
   text = report.to_markdown()
   assert "| three\\|four | dense |" in text
   assert "| 8 x 4 | 32 | 1,024 |" in text
-  assert "**not counted: cumsum**" in text
+  assert "Listed, without products: cumsum" in text
 
 
 def test_an_empty_program_has_a_report():
@@ -144,3 +150,75 @@ def test_an_empty_program_has_a_report():
   assert report.to_csv() == ""
   for text in (str(report), report.to_table(), report.to_markdown()):
     assert "ACE" in text
+
+
+def _told(x, table, flag):
+  """Every part that a report may have: a look-up, a branch, a solver."""
+  x = x + jnp.take(table, jnp.array([1]), axis=0)
+  x = lax.cond(flag, lambda a: a @ a.T @ a, lambda a: a, x)
+  return jnp.linalg.svd(x, compute_uv=False)
+
+
+@pytest.fixture(scope="module")
+def told():
+  shape = jax.ShapeDtypeStruct
+  args = shape((1, 8), jnp.float32), shape((5, 8), jnp.bfloat16)
+  return cost.count(_told, *args, shape((), bool), weights=1, name="<told>")
+
+
+@pytest.mark.parametrize("form", ["to_table", "to_markdown", "__str__"])
+def test_branches_lookups_and_what_is_not_counted_are_told(told, form):
+  text = " ".join(getattr(told, form)().replace("|", " ").split())
+  assert "NOT COUNTED: svd" in text
+  assert "cond" in text
+  assert "1 16 16,384 1 counted" in text
+  assert "8 16" in text.split("looked up elements read bits")[1][:60]
+  assert "looked-up tables, 16 bits" in text
+
+
+def test_what_is_not_counted_is_bold_in_markdown(told):
+  assert "* **NOT COUNTED: svd" in told.to_markdown()
+  assert "<told>" not in told.to_markdown()
+
+
+def test_json_has_branches_and_lookups(told):
+  table = json.loads(json.dumps(told.to_json()))
+  assert table["branches"][0]["macs"][table["branches"][0]["counted"]] == 16
+  assert table["lookups"][0]["elements"] == 8
+  assert table["collectives"] == []
+
+
+def test_every_convention_is_in_every_text(report):
+  for name in cost.REGISTRY:
+    title = cost.REGISTRY.get(name).title
+    assert title in str(report)
+    text = " ".join(report.to_table(200).split())
+    assert title in text.split("What each convention leaves out:")[1]
+    assert f"| {title} |" in report.to_markdown()
+
+
+def test_weights_that_two_layers_share_count_once():
+  shared = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+  found = cost.count(
+    lambda x, w: bits.tag(jnp.sign(x), 1) @ bits.tag(w, 4) @ w,
+    jax.ShapeDtypeStruct((1, 8), jnp.float32),
+    shared,
+    weights=1,
+  )
+  rows = found.to_json()["layers"]
+  assert [row["weight_bytes"] for row in rows] == [256, 0]
+  assert sum(row["weight_bytes"] for row in rows) == found.weight_bytes
+
+
+def test_a_training_step_is_told_by_phase():
+  def step(x, w):
+    return jax.grad(lambda w: ((x @ w) ** 2).sum())(w)
+
+  shape = jax.ShapeDtypeStruct
+  args = shape((1, 8), jnp.float32), shape((8, 4), jnp.float32)
+  found = cost.count(step, *args, weights=1)
+  for text in (found.to_table(), found.to_markdown()):
+    assert "backward" in text
+  assert "arg1 (" in found.to_table()
+  rows = list(csv.DictReader(io.StringIO(found.to_csv())))
+  assert [row["phase"] for row in rows] == ["forward", "backward"]

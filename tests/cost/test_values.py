@@ -2,6 +2,7 @@
 
 import hypothesis
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from jbin.cost import _blocks, _values
@@ -51,14 +52,33 @@ def _cases(draw):
 @hypothesis.given(_cases())
 def test_a_reshape_hides_no_variation(case):
   before, after, blocks, array = case
-  moves = _values.reshape_moves(before, after)
-  found = dict(_blocks.moved(blocks, moves, before, after))
+  found = dict(_blocks.reshaped(blocks, before, after))
   array = array.reshape(after)
   for axis, n in enumerate(after):
     assert n % found.get(axis, 1) == 0
     assert found.get(axis, 1) % _runs(array, axis) == 0
   if before == after:
     assert tuple(found.items()) == blocks
+
+
+@pytest.mark.parametrize(
+  ("before", "blocks", "after", "expected"),
+  [
+    # A scale of groups, as a kernel in groups and as one of whole columns.
+    ((4, 6, 5), ((0, 4), (2, 5)), (24, 5), ((0, 4), (1, 5))),
+    ((24, 5), ((0, 4), (1, 5)), (4, 6, 5), ((0, 4), (2, 5))),
+    ((24, 5), ((0, 4),), (2, 12, 5), ((0, 2), (1, 2))),
+    ((24, 5), ((0, 4),), (8, 3, 5), ((0, 4),)),
+    ((24, 5), ((0, 8),), (4, 6, 5), ((0, 4), (1, 2))),
+    # Runs of 6 that do not fill rows of 8: the row's elements differ.
+    ((24,), ((0, 4),), (3, 8), ((0, 3), (1, 8))),
+    # What varies inside is no run of the whole.
+    ((4, 6), ((1, 6),), (24,), ((0, 24),)),
+    ((4, 6), ((0, 2), (1, 6)), (24,), ((0, 24),)),
+  ],
+)
+def test_runs_go_through_a_reshape(before, blocks, after, expected):
+  assert _blocks.reshaped(blocks, before, after) == expected
 
 
 def test_runs_whose_borders_do_not_meet_are_cut_to_elements():

@@ -75,6 +75,15 @@ _custom.defvjp(lambda x, w: (block(x, w), None), lambda _, g: (g, None))
 _jvp = jax.custom_jvp(block)
 _jvp.defjvp(lambda primals, tangents: (block(*primals), tangents[0]))
 
+_own_vmap = jax.custom_batching.custom_vmap(block)
+_own_vmap.def_vmap(lambda n, batched, x, w: (_vmapped(x, w), True))
+
+
+def _while(x, w):
+  body = lambda c: (c[0] + 1, block(c[1], w))
+  return lax.while_loop(lambda c: c[0] < 1, body, (0, x))[1]
+
+
 WRAPPERS = {
   "no-op": _no_op,
   "partial": functools.partial(block),
@@ -84,6 +93,8 @@ WRAPPERS = {
   "scan": _scanned,
   "vmap": _vmapped,
   "cond": _cond,
+  "custom_vmap": _own_vmap,
+  "composite": lax.composite(block, "block"),
   "custom_vjp": _custom,
   "custom_jvp": _jvp,
   "named_scope": jax.named_scope("outer")(block),
@@ -132,18 +143,63 @@ def test_a_scan_is_its_length_times_the_body(plain):
   assert (record.repeats, record.weights) == (5, 5 * 576)
 
 
-def test_a_shard_map_counts_all_devices(plain):
-  mesh = jax.make_mesh(
-    (2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2
-  )
-  spec = jax.sharding.PartitionSpec("data")
-  sharded = jax.shard_map(
-    block,
-    mesh=mesh,
-    in_specs=(spec, jax.sharding.PartitionSpec()),
-    out_specs=spec,
-  )
-  report = cost.count(sharded, _X, _W, weights=1)
+def test_a_while_of_one_trip_is_its_body(plain):
+  report = cost.count(_while, _X, _W, weights=1, trips=1)
   assert report.macs == plain.macs
   assert report.elementwise == plain.elementwise
   assert report.weights_by_bits == plain.weights_by_bits
+
+
+# --- derivatives --------------------------------------------------------------
+
+
+def _low(x, n):
+  """Codes with the gradient of what they stand for."""
+  codes = bits.tag(jnp.clip(jnp.round(x), -2, 1), n)
+  return bits.tag(x + lax.stop_gradient(codes - x), n)
+
+
+def layer(x, w):
+  """A product whose both gradients are wanted."""
+  return jnp.tanh(
+    lax.conv_general_dilated(
+      _low(x, 2), _low(w, 1), (1, 1), "SAME", dimension_numbers=_DIMS
+    )
+  )
+
+
+def _stack(x, w):
+  return lax.scan(lambda x, w: (layer(x, w), None), x, w[None])[0]
+
+
+DERIVED = {
+  "itself": layer,
+  "jit": jax.jit(layer),
+  "scan": _stack,
+  "vmap": lambda x, w: jax.vmap(lambda x: layer(x[None], w)[0])(x),
+  "remat": jax.checkpoint(layer),
+  "remat in a scan": lambda x, w: lax.scan(
+    jax.checkpoint(lambda x, w: (layer(x, w), None)), x, w[None]
+  )[0],
+}
+
+
+@pytest.mark.parametrize("form", DERIVED)
+def test_each_phase_of_a_gradient_has_its_products(form):
+  def loss(x, w):
+    return (DERIVED[form](x, w) ** 2).sum()
+
+  program = jax.value_and_grad(loss, (0, 1))
+  report = cost.count(program, _X, _W, weights=1)
+  macs = 4 * 6 * 6 * 9 * 8 * 8
+  found = {}
+  for record in report.layers:
+    found[record.phase] = found.get(record.phase, 0) + record.macs
+  assert found.pop("forward") == macs
+  # What remat runs once more is kept apart.
+  assert found.pop("recompute", 0) == (macs if "remat" in form else 0)
+  # By the input and by the kernel.
+  assert found == {"backward": 2 * macs}
+  forward = next(r for r in report.layers if r.phase == "forward")
+  assert (forward.lhs_bits, forward.rhs_bits) == (2, 1)
+  assert set(report.by_phase) == {r.phase for r in report.layers}

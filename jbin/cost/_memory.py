@@ -1,0 +1,142 @@
+"""What a model holds in memory: each parameter once, at its width."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from jbin.cost._report import Report
+
+LEAVES_OUT = (
+  "activations (`cost.peak`), what the optimizer keeps, the scales that are"
+  " computed from weights and not stored, and padding of packed words"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of a model at rest, in 8-bit bytes and not rounded up.
+
+  A weight of a product counts at the bits of its widest use (its tag, or the
+  dtype that the product reads), a looked-up table at the bits in which it is
+  read, every other parameter and state at its dtype. A parameter that is both
+  looked up and multiplied is a weight, at the wider of the two.
+  """
+
+  weights_by_bits: dict[int, int]
+  # Elements of the weights of products, by bits.
+  embeddings_by_bits: dict[int, int]
+  # Elements of parameters that are only looked up.
+  other_parameters_by_bits: dict[int, int]
+  # Biases, norms, learned scales.
+  batch_stats_bytes: float
+  states: dict[str, tuple[str, float]]
+  # Caches and recurrent states: the class of the variable, and its bytes.
+  leaves_out: str = LEAVES_OUT
+
+  @property
+  def weights_bytes(self) -> float:
+    """Bytes of the weights of products."""
+    return _total(self.weights_by_bits)
+
+  @property
+  def embeddings_bytes(self) -> float:
+    """Bytes of the parameters that are only looked up."""
+    return _total(self.embeddings_by_bits)
+
+  @property
+  def other_parameters_bytes(self) -> float:
+    """Bytes of biases, norms and learned scales."""
+    return _total(self.other_parameters_by_bits)
+
+  @property
+  def parameters_bytes(self) -> float:
+    """Bytes of all parameters: what a file of the model holds."""
+    parts = self.weights_bytes, self.embeddings_bytes
+    return _whole(sum(parts) + self.other_parameters_bytes)
+
+  @property
+  def state_bytes(self) -> float:
+    """Bytes of caches and recurrent states."""
+    return _whole(sum(n for _, n in self.states.values()))
+
+  @property
+  def total_bytes(self) -> float:
+    """Bytes of parameters, batch statistics and states."""
+    parts = self.parameters_bytes, self.batch_stats_bytes, self.state_bytes
+    return _whole(sum(parts))
+
+  def rows(self) -> list[tuple[str, float]]:
+    """The parts and the total with their names, for a table."""
+    parts = [
+      ("weights", self.weights_bytes),
+      ("embeddings", self.embeddings_bytes),
+      ("other parameters", self.other_parameters_bytes),
+      ("batch statistics", self.batch_stats_bytes),
+      ("states", self.state_bytes),
+    ]
+    return [*((name, n) for name, n in parts if n), ("total", self.total_bytes)]
+
+  def to_json(self) -> dict[str, Any]:
+    """The parts as JSON values."""
+    return {
+      "weights_bytes": self.weights_bytes,
+      "weights_by_bits": _keys(self.weights_by_bits),
+      "embeddings_bytes": self.embeddings_bytes,
+      "embeddings_by_bits": _keys(self.embeddings_by_bits),
+      "other_parameters_bytes": self.other_parameters_bytes,
+      "batch_stats_bytes": self.batch_stats_bytes,
+      "states": {path: list(row) for path, row in self.states.items()},
+      "state_bytes": self.state_bytes,
+      "total_bytes": self.total_bytes,
+      "leaves_out": self.leaves_out,
+    }
+
+
+def memory(report: Report) -> Memory:
+  """What the model of a report holds in memory."""
+  multiplied: dict[str, int] = {}
+  for record in report.layers:
+    for path, bits in zip(record.params, record.param_bits, strict=True):
+      multiplied[path] = max(bits, multiplied.get(path, 0))
+  read: dict[str, int] = {}
+  for look in report.lookups:
+    read[look.path] = max(look.bits, read.get(look.path, 0))
+  weights: dict[int, int] = {}
+  embeddings: dict[int, int] = {}
+  others: dict[int, int] = {}
+  for path, parameter in report.parameters.items():
+    bits, kept = parameter.bits, others
+    if path in multiplied:
+      bits, kept = max(multiplied[path], read.get(path, 0)), weights
+    elif path in read:
+      bits, kept = read[path], embeddings
+    kept[bits] = kept.get(bits, 0) + parameter.size
+  return Memory(
+    weights_by_bits=weights,
+    embeddings_by_bits=embeddings,
+    other_parameters_by_bits=others,
+    batch_stats_bytes=_bytes(report.batch_stats_bits),
+    states={
+      path: (state.kind, _bytes(state.size * state.bits))
+      for path, state in report.states.items()
+    },
+  )
+
+
+def _total(by_bits: dict[int, int]) -> float:
+  return _bytes(sum(bits * n for bits, n in by_bits.items()))
+
+
+def _bytes(bits: int) -> float:
+  whole, rest = divmod(bits, 8)
+  return whole + rest / 8 if rest else whole
+
+
+def _whole(n: float) -> float:
+  return int(n) if n == int(n) else n
+
+
+def _keys(by_bits: dict[int, int]) -> dict[str, int]:
+  return {str(bits): n for bits, n in by_bits.items()}

@@ -1,0 +1,144 @@
+"""What a model holds: weights, embeddings, statistics and states by width."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jbin import bits, cost
+from tests.cost import networks
+
+
+class Cached(nnx.Module):
+  """An embedding, a 1-bit and a float layer, a norm and a cache."""
+
+  def __init__(self, rngs):
+    self.embed = nnx.Embed(100, 8, rngs=rngs)
+    self.inner = nnx.Linear(8, 8, use_bias=False, rngs=rngs)
+    self.bias = nnx.Param(jnp.zeros(8))
+    self.norm = nnx.BatchNorm(8, rngs=rngs)
+    self.outer = nnx.Linear(
+      8, 4, use_bias=False, param_dtype=jnp.bfloat16, rngs=rngs
+    )
+    self.keys = nnx.Cache(jnp.zeros((2, 16, 8), jnp.bfloat16))
+    self.idle = nnx.Param(jnp.zeros((3, 3), jnp.int8))
+
+  def __call__(self, ids):
+    x = self.embed(ids)
+    kernel = bits.tag(jnp.sign(self.inner.kernel[...]), 1)
+    x = x @ kernel + self.bias[...][None, None]
+    return self.outer(self.norm(x) + self.keys[...].sum()).sum()
+
+
+@pytest.fixture(scope="module")
+def report():
+  model = nnx.eval_shape(lambda: Cached(nnx.Rngs(0)))
+  return cost.count(model, jax.ShapeDtypeStruct((2, 3), jnp.int32))
+
+
+def test_each_part_at_its_width(report):
+  found = report.memory()
+  # The product of the bfloat16 kernel is done in float32.
+  assert found.weights_by_bits == {1: 64, 32: 32}
+  assert found.weights_bytes == report.weight_bytes == 8 + 4 * 32
+  assert found.embeddings_by_bits == {32: 800}
+  assert found.embeddings_bytes == 3200
+  assert found.other_parameters_by_bits == {32: 8 + 16, 8: 9}
+  assert found.other_parameters_bytes == 4 * 24 + 9
+  assert found.batch_stats_bytes == 4 * 16
+  assert found.states == {"keys": ("Cache", 2 * 16 * 8 * 2)}
+  assert found.state_bytes == 512
+  assert found.parameters_bytes == 136 + 3200 + 105
+  assert found.total_bytes == 136 + 3200 + 105 + 64 + 512
+
+
+def test_rows_add_up(report):
+  *parts, (last, total) = report.memory().rows()
+  assert last == "total"
+  assert sum(n for _, n in parts) == total == report.memory().total_bytes
+  assert [name for name, _ in parts] == [
+    "weights",
+    "embeddings",
+    "other parameters",
+    "batch statistics",
+    "states",
+  ]
+
+
+def test_json(report):
+  table = report.to_json()["memory"]
+  assert table["weights_by_bits"] == {"1": 64, "32": 32}
+  assert table["states"] == {"keys": ["Cache", 512]}
+  assert table["total_bytes"] == report.memory().total_bytes
+  assert "activations" in table["leaves_out"]
+
+
+def _tied(look, multiply):
+  """An embedding that is also the head, each use at its own bits."""
+
+  def run(table, ids):
+    rows = networks.codes(table, look)[ids]
+    return rows @ networks.codes(table, multiply).T
+
+  table, ids = jnp.ones((10, 8)), jnp.zeros(4, jnp.int32)
+  return cost.count(run, table, ids, weights=0).memory()
+
+
+@pytest.mark.parametrize(
+  ("look", "multiply", "width"), [(1, 1, 1), (32, 1, 32), (1, 8, 8)]
+)
+def test_a_tied_table_is_held_once_at_its_widest_use(look, multiply, width):
+  found = _tied(look, multiply)
+  assert found.weights_by_bits == {width: 80}
+  assert not found.embeddings_by_bits
+  assert found.total_bytes == 10 * width
+
+
+@pytest.mark.parametrize(("tag", "expected"), [(1, 10), (4, 40), (32, 320)])
+def test_an_embedding_counts_at_its_tag(tag, expected):
+  found = cost.count(
+    lambda table, ids: networks.codes(table, tag)[ids],
+    jnp.ones((10, 8)),
+    jnp.zeros(4, jnp.int32),
+    weights=0,
+  ).memory()
+  assert found.embeddings_by_bits == {tag: 80}
+  assert found.total_bytes == expected
+
+
+def test_bytes_are_not_rounded():
+  found = cost.count(
+    lambda x, w: x @ networks.codes(w, 1),
+    jnp.ones((1, 3)),
+    jnp.ones((3, 1)),
+    weights=1,
+  ).memory()
+  assert found.weights_bytes == found.total_bytes == 3 / 8
+
+
+def test_a_stack_of_layers_is_held_once():
+  """Under a scan each layer has its own weights; a shared one is one."""
+  x, stack = jnp.ones((2, 8)), jnp.ones((5, 8, 8))
+
+  def step(x, w):
+    return x @ networks.codes(w, 1), None
+
+  apart = cost.count(lambda x, w: jax.lax.scan(step, x, w), x, stack, weights=1)
+  assert apart.memory().weights_by_bits == {1: 320}
+  shared = cost.count(
+    lambda x, w: jax.lax.scan(lambda x, _: step(x, w), x, None, length=5),
+    x,
+    stack[0],
+    weights=1,
+  )
+  assert shared.memory().weights_by_bits == {1: 64}
+
+
+def test_deit_t_of_bivit():
+  """The kernels of the 2.18 MB in the paper's table; the rest is float."""
+  net = networks.deit(192, (1, 1), (32, 1))
+  found = net.count().memory()
+  assert found.weights_by_bits == {1: 5_308_416, 32: 339_456}
+  rest = (197 + 1) * 192 + 192 + 1000 + 2 * 192  # positions, token, biases
+  size = found.total_bytes + 4 * rest
+  assert f"{size / 1e6:.2f}" == "2.18"
