@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 
 from jbin import estimators, references
 from jbin.quantizers import _base, _parts
