@@ -22,18 +22,19 @@ BiBench (arXiv 2301.11233), in % of the float nets' top-1, mean of its nets:
   bnn 94.54   xnornet 94.73   bireal 95.61 (its DoReFa is another operator)
   xnorpp 94.52   react 95.92   recu 96.72   fda 94.66
 No CIFAR-10 figure of a ResNet is at hand for the others. bop has its paper's
-recipe for another net, the rest BiBench's, or the one of BiBench's float nets
-where activations are float or have several bits.
+recipe for another net, proxquant its code's, the rest BiBench's, or the one of
+BiBench's float nets where activations are float or have several bits.
 
-Differs from the papers: weight decay reaches kernels only (ReSTE's and BiPer's
-reach all parameters, PACT's its bound); BiPer's rates are those of its
+Differs from the papers: weight decay reaches kernels only, and PACT's its bound
+(ReSTE's and BiPer's reach all parameters); BiPer's rates are those of its
 ResNet-18 (others are not published); ReSTE's ResNet-18 starts from He's fan-in
-(the framework's default there); BiBench starts from trained float nets; BiPer
-has one cosine and one weight decay for both of its stages (it restarts at
-0.0037, and decays by 0.00016 there); BNN+ has no regulariser unless asked
-(--config.regularizer.name=bnnplus_r1 --config.regularizer.tau=...); ReActNet
-has no teacher; images are normalised alike for all. Of IR-Net, RBNN, SiMaN and
-AdaBin the shortcuts and norms that their sources leave open are ours.
+(the framework's default there); BiBench and ProxQuant start from trained float
+nets; BiPer has one cosine and one weight decay for both of its stages (it
+restarts at 0.0037, and decays by 0.00016 there); BNN+ has no regulariser unless
+asked (--config.regularizer.name=bnnplus_r1 --config.regularizer.tau=...); BONN
+lacks its feature loss, its recipe is BiBench's, nu ours; ReActNet has no
+teacher; images are normalised alike for all. Of IR-Net, RBNN, SiMaN and AdaBin
+the shortcuts and norms that their sources leave open are ours.
 """
 
 import ml_collections
@@ -128,6 +129,15 @@ BIPER = {
 SIMAN = {
   "optimizer": {"shrink_percent": {"name": "linear", "start": 15.0, "end": 0.0}}
 }
+MAP = {"rules": {"output_scale": "XnorMap"}}
+# The strength is the paper's; the modes' weight is ours.
+BONN = {"regularizer": {"name": "bonn", "strength": 1e-4, "nu": 1e-3}}
+# Pulled harder each epoch, frozen at their signs after two thirds.
+PROXQUANT = {
+  "epochs": 300,
+  "batch_size": 128,
+  "optimizer": {"name": "proxquant", "learning_rate": 0.01},
+}
 BOP = {
   "epochs": 500,
   "batch_size": 50,
@@ -159,9 +169,11 @@ METHODS = {
   "float": (RELU, FLOAT, {}),
   "bnn": (HARDTANH, BIBENCH, CLIPPED),
   "xnornet": (HARDTANH, BIBENCH, {}),
+  "xnornet_k": (HARDTANH, BIBENCH, MAP),
   "dorefa": (HARDTANH, BIBENCH, {}),
   "bireal": (BIREAL, BIBENCH, {}),
   "xnorpp": (HARDTANH, BIBENCH, {}),
+  "bonn": (HARDTANH, BIBENCH, BONN),
   "react": ({**BIREAL, "activation": "rprelu"}, BIBENCH, {}),
   "fda": (HARDTANH, BIBENCH, {}),
   "recu": (RECU, sgd(600, 256, decay=5e-4, warmup=5), {}),
@@ -183,6 +195,7 @@ METHODS = {
   "ste_tern": (HARDTANH, BIBENCH, {}),
   # Float or several-bit activations: the float nets' structure and recipe.
   "binaryconnect": (RELU, FLOAT, CLIPPED),
+  "proxquant": (RELU, PROXQUANT, {}),
   "twn": (RELU, FLOAT, {}),
   "ttq": (RELU, FLOAT, {}),
   "fbi": (RELU, FLOAT, {}),
@@ -190,7 +203,7 @@ METHODS = {
   "bitnet158": (RELU, FLOAT, {}),
   "lqnet": (RELU, FLOAT, {}),
   "lsq": (RELU, FLOAT, {"rules": {"signed": False}}),
-  "pact": (RELU, FLOAT, {}),
+  "pact": (RELU, FLOAT, {"optimizer": {"decay": "learned"}}),
   "integer": (RELU, FLOAT, {}),
 }
 

@@ -1,23 +1,32 @@
-"""What several tests read of programs: equations, tags, how often traced."""
+"""What several tests make of programs, and read of them.
+
+Equations, tags, how often one is traced; one for a single run, one exported.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import pytest
 from jax.extend import core
 
 from jbin import bits
 
 
 class Jit:
-  """`jax.jit` of a function, and how often it was traced.
+  """`jax.jit` of a function (or `nnx.jit`), and how often it was traced.
 
   A jitted function tells how many programs it holds only through a private
   name, which forgets once thousands of others have run.
   """
 
-  def __init__(self, function: Callable[..., Any], **options: Any):
+  def __init__(
+    self,
+    function: Callable[..., Any],
+    jit: Callable[..., Any] = jax.jit,
+    **options: Any,
+  ):
     self.traces = 0
 
     @functools.wraps(function)
@@ -25,10 +34,29 @@ class Jit:
       self.traces += 1
       return function(*args, **kwargs)
 
-    self._jitted = jax.jit(traced, **options)
+    self._jitted = jit(traced, **options)
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
     return self._jitted(*args, **kwargs)
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+  """`jax.jit` for a single run: XLA does not optimise, half of its time."""
+  return jax.jit(
+    function, compiler_options={"xla_backend_optimization_level": 0}
+  )
+
+
+def exported(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+  """`function` and its gradient, from their bytes, for arguments like `args`.
+
+  Skips the test where flatbuffers, which JAX writes them with, is missing.
+  """
+  pytest.importorskip("flatbuffers", reason="an exported program's format")
+  from jax import export
+
+  program = export.export(jax.jit(function))(*args)
+  return export.deserialize(program.serialize(vjp_order=1)).call
 
 
 def _inside(value: Any) -> Iterator[core.Jaxpr]:

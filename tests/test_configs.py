@@ -6,9 +6,9 @@ import jax
 import pytest
 from flax import nnx
 
-from jbin import errors, methods, nn, schedules
+from jbin import errors, methods, nn, optimizers, regularizers, schedules
 from jbin.cli import _flags
-from jbin.train import build, config as config_lib
+from jbin.train import build, config as config_lib, regularized
 
 SPECS = [
   "quickstart.py",
@@ -136,6 +136,31 @@ def test_every_method_makes_a_resnet(root, name):
   for path, quantizer in _kernels(model).items():
     ends = path in ("stem/conv", "head") or "shortcuts" in path
     assert (quantizer is None) == (ends or name == "float"), path
+
+
+def test_xnornet_with_its_map(config):
+  """K on every low-bit convolution; the method alone names the pair."""
+  model, _ = build.abstract_model(config("resnet_cifar10.py:xnornet_k"))
+  scales = [
+    (part.input_quantizer is not None, part.output_scale)
+    for _, part in nnx.iter_modules(model)
+    if isinstance(part, nn.Conv)
+  ]
+  assert sum(low for low, _ in scales) == 18
+  for low, scale in scales:
+    assert isinstance(scale, nn.XnorMap) == low
+
+
+def test_bonn_has_its_loss_and_proxquant_its_steps(config):
+  made = config("resnet_cifar10.py:bonn")
+  task = build.task(made)
+  assert isinstance(task, regularized.Regularized)
+  assert task.function is regularizers.bonn
+  made = config("resnet_cifar10.py:proxquant")
+  assert optimizers.role(made.optimizer.name) == "after"
+  model, _ = build.abstract_model(made)
+  state = build.optimizer(made.optimizer, model).init(nnx.state(model))
+  assert "ProxQuantState" in str(jax.tree.structure(state))
 
 
 def _trained(model):

@@ -13,6 +13,7 @@ from jbin import methods, nn, quantizers, schedules
 WIDTHS = {
   "bnn": (1, 1),
   "xnornet": (1, 1),
+  "xnornet_k": (1, 1),
   "dorefa": (1, 1),
   "bireal": (1, 1),
   "bnnplus": (1, 1),
@@ -27,6 +28,7 @@ WIDTHS = {
   "siman": (1, 1),
   "dsq": (1, 1),
   "xnorpp": (1, 1),
+  "bonn": (1, 1),
   "react": (1, 1),
   "adabin": (1, 1),
   "lab": (1, 1),
@@ -38,6 +40,7 @@ WIDTHS = {
   "lsq": (4, 4),
   "pact": (4, 4),
   "binaryconnect": (None, 1),
+  "proxquant": (None, 1),
   "twn": (None, 2),
   "ttq": (None, 2),
   "ste_tern": (2, 2),
@@ -93,6 +96,7 @@ ARGUMENTS = [
     None,
     Q.binaryconnect(mode="stochastic"),
   ),
+  ("proxquant", {"bits": 2}, None, Q.noop(2)),
   ("integer", {"activation_bits": 0}, None, Q.absmax(8)),
   (
     "integer",

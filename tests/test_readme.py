@@ -32,3 +32,10 @@ def test_commands_and_configs_exist(root):
   text = (root / "README.md").read_text()
   for config in set(re.findall(r"configs/\w+\.py", text)):
     assert (root / config).is_file(), config
+
+
+def test_every_config_has_a_row(root):
+  text = (root / "README.md").read_text()
+  rows = re.findall(r"^\| `(configs/\w+\.py)", text, re.MULTILINE)
+  files = {f"configs/{path.name}" for path in (root / "configs").glob("*.py")}
+  assert set(rows) == files

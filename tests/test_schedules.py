@@ -162,12 +162,7 @@ def test_formula_alone_mapped_scanned_and_rematerialised(row):
 @members
 def test_a_schedule_is_traced_once(row):
   schedule = row.make()
-  traces = []
-
-  @jax.jit
-  def run(p):
-    traces.append(p)
-    return schedule(p)
+  run = programs.Jit(schedule)
 
   @hypothesis.settings(deadline=None, max_examples=30, database=None)
   @hypothesis.given(st.floats(0, 1, width=32))
@@ -179,7 +174,7 @@ def test_a_schedule_is_traced_once(row):
     _close(row, [np.float32(p)], [got])
 
   formula_holds()
-  assert len(traces) == 1
+  assert run.traces == 1
 
 
 @members
@@ -305,11 +300,9 @@ def test_set_progress_reaches_every_depth(kind):
   net = _Net(nnx.Rngs(0))
   graph, state = nnx.split(net)
   before = nnx.to_pure_dict(nnx.state(net, nnx.Param))
-  traces = []
 
-  @jax.jit
+  @programs.Jit
   def at(state, progress):
-    traces.append(progress)
     state = schedules.set_progress(state, progress)
     if kind == "module":
       return nnx.state(
@@ -326,7 +319,7 @@ def test_set_progress_reaches_every_depth(kind):
       np.testing.assert_array_equal(leaf, np.float32(progress))
     kept = nnx.to_pure_dict(nnx.state(nnx.merge(graph, new), nnx.Param))
     jax.tree.map(np.testing.assert_array_equal, kept, before)
-  assert len(traces) == 1
+  assert at.traces == 1
   assert not any(leaf.any() for leaf in _progress(net))
 
 

@@ -18,6 +18,15 @@ STEPS = 800
 MORE = {
   "bnn": {"optimizer": {"clip_latents": 1.0}},
   "binaryconnect": {"optimizer": {"clip_latents": 1.0}},
+  "xnornet_k": {"rules": {"output_scale": "XnorMap"}},
+  "bonn": {"regularizer": {"name": "bonn", "strength": 1e-4, "nu": 1e-3}},
+  # So strong that the pulls of all steps add up to those of the paper's run.
+  "proxquant": {
+    "optimizer": {
+      "name": "proxquant",
+      "strength": {"name": "linear", "start": 0.0, "end": 6.0},
+    }
+  },
   # The rotation is set anew every 100 steps.
   "rbnn": {"rules": {"epochs": STEPS // 100}},
   "siman": {
@@ -89,7 +98,7 @@ def get_config(arg="reste"):
   )
 
   for group, values in MORE.get(arg, {}).items():
-    config[group] = {**config[group], **values}
+    config[group] = {**config.get(group, {}), **values}
 
   config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": 1})
   return config

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import jax
 from flax import nnx
 
 from jbin import errors, nn, references
@@ -55,14 +54,14 @@ def dequantize(model: M) -> M:
   Raises:
     errors.UserError: if a quantizer would be left, in a module of the user's.
   """
-
-  def undo(part: Any) -> Any:
+  new = nnx.clone(model)  # as a graph: what is shared stays so
+  for path, part in list(nnx.iter_modules(new)):
     if _layers.is_layer(part):
-      return _layers.release(part)
-    return part
-
-  new = jax.tree.map(undo, model, is_leaf=_layers.is_layer)
-  for _, part in nnx.iter_modules(new):
+      try:
+        _layers.release(part)
+      except errors.UserError as error:
+        where = "/".join(map(str, path))
+        raise errors.UserError(f"layer '{where}': {error}") from error
     own = getattr(part, "attention_fn", None)
     if isinstance(part, nnx.MultiHeadAttention) and isinstance(
       own, nn.DotProductAttention

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from jbin import errors, nn, quantizers
@@ -26,7 +29,9 @@ class Entry:
     bits: of its operands after the plan, as "1x1".
     rule: index of the rule that takes it; None: no rule does.
     slots: its quantizers.
-    reason: why it stays as it is; "" if it does not.
+    reason: why it stays as it is, or, of one that changes, what to know of it;
+      "" if there is nothing to say.
+    output_scale: what makes that of a convolution; None: nothing does.
   """
 
   path: str
@@ -36,6 +41,7 @@ class Entry:
   rule: int | None
   slots: Slots
   reason: str
+  output_scale: Callable[[], Any] | None = None
 
 
 def sorted_parts(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -50,24 +56,54 @@ def sorted_parts(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
   return sorted(parts.items(), key=order)
 
 
-def _fits(
-  rule: _rule.Rule, path: str, part: Any, size: int, place: str | None
-) -> bool:
-  return (
-    re.fullmatch(rule.path, path) is not None
-    and _rule.has_type(part, rule.type)
-    and rule.position in (None, place)
-    and rule.min_size <= size
-    and (rule.max_size is None or size <= rule.max_size)
-  )
+def _misfit(
+  rule: _rule.Rule,
+  path: str,
+  part: Any,
+  size: int | None,
+  places: Sequence[str],
+) -> str | None:
+  """The first condition of a rule that does not hold; None: it fits.
+
+  Args:
+    rule: the rule.
+    path: of the layer or attention.
+    part: the layer or attention.
+    size: elements of its kernel; None: it has none.
+    places: its places in the order of execution.
+  """
+  if re.fullmatch(rule.path, path) is None:
+    return f"path={rule.path!r}"
+  if not _rule.has_type(part, rule.type):
+    return f"type={_rule.type_name(rule.type)}"
+  if rule.position not in (None, *places):
+    return f"position={rule.position!r}" + _without(size, "place")
+  if rule.min_size > (size or 0):
+    return f"min_size={rule.min_size}" + _without(size, "kernel")
+  if rule.max_size is not None and (size or 0) > rule.max_size:
+    return f"max_size={rule.max_size}"
+  return None
 
 
-def _place(path: str, seen: _trace.Trace | None) -> str | None:
+def _without(size: int | None, what: str) -> str:
+  return f" (an attention has no {what})" if size is None else ""
+
+
+def _places(path: str, seen: _trace.Trace | None) -> tuple[str, ...]:
+  """Both, for a layer that runs first and last."""
   if seen is None or path not in seen.order:
-    return None
-  if path == seen.order[0]:
-    return "first"
-  return "last" if path == seen.last else "inner"
+    return ()
+  ends = (("first", seen.order[0]), ("last", seen.last))
+  return tuple(name for name, end in ends if path == end) or ("inner",)
+
+
+def refuse_quantized(path: str) -> None:
+  """Raises for a layer whose quantizers a rule would replace."""
+  raise errors.UserError(
+    f"'{path}' is quantized already, and what its quantizers have learned"
+    " would be lost; take the float model again, jbin.dequantize(model), or"
+    f" keep it as it is by a rule that comes first, jbin.Rule({path!r})"
+  )
 
 
 def layer_entry(
@@ -76,53 +112,109 @@ def layer_entry(
   rules: Sequence[_rule.Rule],
   seen: _trace.Trace | None,
 ) -> Entry:
-  """What happens to a layer with a kernel."""
+  """What happens to a layer with a kernel.
+
+  Raises:
+    errors.UserError: if it is quantized already and a rule would quantize it,
+      or the rule's quantizers do not fit it.
+  """
   kind = _layers.kind_of(layer)
   assert kind is not None
   kernel = getattr(layer, kind.kernel).get_value()
-  place = _place(path, seen)
+  lead = _layers.stack(layer, kind)
+  # Of a stack of layers: one layer's.
+  size = kernel.size if lead is None else math.prod(kind.shape(layer))
+  places = _places(path, seen)
   taken = None
   for index, rule in enumerate(rules):
-    if (rule.keeps or rule.slots(_rule.LAYER_SLOTS)) and _fits(
-      rule, path, layer, kernel.size, place
-    ):
+    mine = rule.keeps or rule.slots(_rule.LAYER_SLOTS)
+    if mine and _misfit(rule, path, layer, size, places) is None:
       taken = index
       break
+  held = _layers.held(layer)
   slots: Slots = {}
+  scale = None
   reason = "no rule takes it"
   if taken is not None:
     rule = rules[taken]
     slots = rule.slots(list(kind.slots))
-    reason = ""
-    if rule.keeps:
-      reason = "a rule keeps it float"
-    elif not slots:
-      reason = f"{type(layer).__name__} has no input to quantize"
-    elif _layers.has_quantizers(layer):
-      reason = "it has quantizers already"
-    elif own := _layers.hook(layer, kind):
-      reason = f"its {own} is not Flax's own: the layer computes something else"
-    elif _layers.stack(layer, kind) is None:
-      reason = f"its {kind.kernel} is not {kind.shape(layer)} with axes before"
+    reason = _obstacle(layer, kind, rule, slots)
+    if slots and held and not rule.keeps:
+      refuse_quantized(path)
     if reason:
       slots = {}
     else:
-      _check_fits(path, taken, layer, slots)
-      if seen is not None and place is None and kind.flax is not nnx.Embed:
-        reason = "the example did not run it"
-  float_bits = kernel.dtype.itemsize * 8
-  bits = _bits(slots, _rule.LAYER_SLOTS, float_bits)
+      scale = _output_scale(path, taken, layer, rule, seen)
+      low = _abstract(path, taken, layer, slots)
+      found = _lost(low) if lead else []
+      if seen is not None and not places and kind.flax is not nnx.Embed:
+        found.insert(0, "the example did not run it")
+      if rule.output_scale is not None and kind.ours is not nn.Conv:
+        found.append("it is no convolution: the output_scale is left out")
+      reason = "; ".join(found)
+  if held:
+    reason = "already quantized"
+  wide = layer.dtype or kernel.dtype
+  pair = held or slots
+  bits = _bits(pair, _rule.LAYER_SLOTS, _width(wide))
   if kind.flax is nnx.Embed:
     bits = bits.split("x")[1]
-  if _layers.has_quantizers(layer):
-    held = {
-      name: getattr(layer, own).spec
-      for name, own in kind.slots.items()
-      if getattr(layer, own) is not None
-    }
-    bits = _bits(held, _rule.LAYER_SLOTS, float_bits)
   shape = tuple(kernel.shape)
-  return Entry(path, type(layer).__name__, shape, bits, taken, slots, reason)
+  name = type(layer).__name__
+  return Entry(path, name, shape, bits, taken, slots, reason, scale)
+
+
+def _obstacle(
+  layer: Any, kind: _layers.Kind, rule: _rule.Rule, slots: Slots
+) -> str:
+  """Why a rule that takes a layer leaves it as it is; "" if it does not."""
+  if rule.keeps:
+    return "a rule keeps it float"
+  if not slots:
+    return f"{type(layer).__name__} has no input to quantize"
+  if own := _layers.hook(layer, kind):
+    return f"its {own} is not Flax's own: the layer computes something else"
+  if _layers.stack(layer, kind) is None:
+    return f"its {kind.kernel} is not {kind.shape(layer)} with axes before"
+  return ""
+
+
+def _lost(low: Any) -> list[str]:
+  """What a stack of layers loses, if its model scans it as plain JAX does."""
+  held = [
+    part for _, part in nnx.iter_modules(low) if isinstance(part, nn.Quantizer)
+  ]
+  what = ["measures"] if any(len(part.statistics) for part in held) else []
+  what += ["draws"] if any(part.rngs is not None for part in held) else []
+  if not what:
+    return []
+  kept = f"a stack: what it {' and '.join(what)} stays under nnx.scan"
+  return [f"{kept}, and is lost under jax.lax.scan"]
+
+
+def _output_scale(
+  path: str,
+  index: int,
+  layer: Any,
+  rule: _rule.Rule,
+  seen: _trace.Trace | None,
+) -> Callable[[], Any] | None:
+  """What makes the rule's factor for a convolution; of its output's size."""
+  make = rule.output_scale
+  if make is None or not isinstance(layer, nnx.Conv):
+    return None
+  assert callable(make)
+  wanted = _rule.sizes_of(make)
+  if not wanted:
+    return make
+  size = seen.sizes.get(path) if seen is not None else None
+  if size is None or len(size) != len(wanted):
+    raise errors.UserError(
+      f"layer '{path}', rule {index}: its output_scale has the size of the"
+      f" layer's output ({', '.join(wanted)}); give an example that runs this"
+      " layer, on images"
+    )
+  return functools.partial(make, **dict(zip(wanted, size, strict=True)))
 
 
 def attention_entry(
@@ -131,29 +223,47 @@ def attention_entry(
   rules: Sequence[_rule.Rule],
   seen: _trace.Trace | None,
 ) -> Entry:
-  """What happens to the two products of an attention."""
+  """What happens to the two products of an attention.
+
+  Raises:
+    errors.UserError: if it is quantized already and a rule would quantize it.
+  """
   taken = None
+  misfits = []
   for index, rule in enumerate(rules):
     # A rule for layers says nothing of the products of activations.
-    mine = rule.keeps or rule.slots(_rule.ATTENTION_SLOTS)
-    if mine and _fits(rule, path, part, 0, None):
+    wanted = bool(rule.slots(_rule.ATTENTION_SLOTS))
+    if not (rule.keeps or wanted):
+      continue
+    why = _misfit(rule, path, part, None, ())
+    if why is None:
       taken = index
       break
+    if wanted:
+      misfits.append(f"rule {index} does not fit: {why}")
   slots: Slots = {}
-  reason = "no rule quantizes products of activations"
+  held = _layers.held(part)
+  reason = "; ".join(misfits) or "no rule quantizes products of activations"
   if taken is not None:
     reason = "a rule keeps it float" if rules[taken].keeps else ""
-    own = part.attention_fn is not nnx.dot_product_attention
-    if not reason and isinstance(part.attention_fn, nn.DotProductAttention):
-      reason = "it has quantizers already"
-    elif not reason and own:
+    if not reason and held:
+      refuse_quantized(path)
+    if not reason and part.attention_fn is not nnx.dot_product_attention:
       reason = "its attention_fn is not Flax's own"
     if not reason:
       slots = rules[taken].slots(_rule.ATTENTION_SLOTS)
-      if seen is not None and path not in seen.attention:
-        reason = "the example did not run it"
+      idle = seen is not None and path not in seen.attention
+      found = ["the example did not run it"] if idle else []
+      if _layers.attention_stack(part):
+        make = functools.partial(_layers.attention_fn, slots=slots)
+        low = nnx.eval_shape(lambda part: make(part, rngs=nnx.Rngs(0)), part)
+        found += _lost(low)
+      reason = "; ".join(found)
+  if held:
+    reason = "already quantized"
+  wide = _width(part.dtype or part.param_dtype)
   pairs = [
-    _bits(slots, pair, 32)
+    _bits(held or slots, pair, wide)
     for pair in (
       ("query_quantizer", "key_quantizer"),
       ("weights_quantizer", "value_quantizer"),
@@ -162,6 +272,10 @@ def attention_entry(
   shape = (part.num_heads, part.head_dim)
   name = type(part).__name__
   return Entry(path, name, shape, ", ".join(pairs), taken, slots, reason)
+
+
+def _width(dtype: Any) -> int:
+  return jnp.dtype(dtype).itemsize * 8
 
 
 def _bits(slots: Slots, names: Sequence[str], float_bits: int) -> str:
@@ -230,22 +344,27 @@ def _is_kind(cls: type[Any]) -> bool:
   return any(cls in (kind.flax, kind.ours) for kind in _layers.KINDS)
 
 
-def _check_fits(path: str, index: int, layer: Any, slots: Slots) -> None:
-  """Tries a rule's quantizers on a layer, abstractly."""
+def _abstract(path: str, index: int, layer: Any, slots: Slots) -> Any:
+  """The layer with a rule's quantizers, without arrays: do they fit.
+
+  Raises:
+    errors.UserError: if they do not.
+  """
   kind = _layers.kind_of(layer)
   assert kind is not None
 
   def attempt(layer: Any) -> Any:
-    new = _layers.adopt(layer, slots, nnx.Rngs(0))
+    new = nnx.clone(layer)
+    _layers.adopt(new, slots, nnx.Rngs(0))
     name = kind.slots["kernel_quantizer"]
     held = getattr(new, name)
     if held is None or _layers.stack(layer, kind):
-      return ()
+      return new, ()
     kernel = getattr(layer, kind.kernel).get_value()
-    return held(kernel).value
+    return new, held(kernel).value
 
   try:
-    nnx.eval_shape(attempt, layer)
+    return nnx.eval_shape(attempt, layer)[0]
   except (errors.UserError, ValueError, TypeError) as error:
     given = ", ".join(str(spec) for spec in slots.values())
     raise errors.UserError(

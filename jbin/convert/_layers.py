@@ -151,12 +151,16 @@ def is_layer(layer: Any) -> bool:
   return kind_of(layer) is not None
 
 
-def has_quantizers(layer: Any) -> bool:
-  """Whether it is one of ours, and low-bit already."""
-  kind = kind_of(layer)
-  return kind is not None and any(
-    getattr(layer, name, None) is not None for name in kind.slots.values()
-  )
+def held(part: Any) -> dict[str, quantizers.Quantizer]:
+  """The quantizers of a layer or an attention, under the rule's names."""
+  kind = kind_of(part)
+  pairs = {name: name for name in _rule.ATTENTION_SLOTS}
+  if kind is not None:
+    pairs = kind.slots
+  elif isinstance(part, nnx.MultiHeadAttention):
+    part = part.attention_fn
+  found = {name: getattr(part, own, None) for name, own in pairs.items()}
+  return {name: q.spec for name, q in found.items() if q is not None}
 
 
 def stack(layer: Any, kind: Kind) -> tuple[int, ...] | None:
@@ -165,6 +169,12 @@ def stack(layer: Any, kind: Kind) -> tuple[int, ...] | None:
   shape = tuple(getattr(layer, kind.kernel).shape)
   extra = len(shape) - len(one)
   return shape[:extra] if extra >= 0 and shape[extra:] == one else None
+
+
+def attention_stack(part: nnx.MultiHeadAttention) -> tuple[int, ...]:
+  """The leading axes of a stack of attentions; () of a single one."""
+  kind = kind_of(part.query)
+  return (kind and stack(part.query, kind)) or ()
 
 
 def hook(layer: Any, kind: Kind) -> str | None:
@@ -182,22 +192,25 @@ def adopt(
   slots: Mapping[str, quantizers.Quantizer],
   rngs: nnx.Rngs | None,
   grad_precision: products.GradPrecision = "float32",
-) -> Any:
-  """The same layer as the class that takes quantizers, with these.
+  output_scale: Callable[[], Any] | None = None,
+) -> None:
+  """Makes a layer one of the class that takes quantizers, with these.
 
   Its variables, with their metadata, and all its attributes stay.
 
   Args:
-    layer: of one of `KINDS`.
+    layer: of one of `KINDS`; it is changed.
     slots: the rule's names -> quantizers.
     rngs: for quantizers that draw.
     grad_precision: of the gradient products.
+    output_scale: makes that of a convolution; None: nothing does.
   """
   kind = kind_of(layer)
   assert kind is not None
-  new = _copy(layer)
+  # A layer of ours keeps its own wishes.
+  own = getattr(layer, "grad_precision", "float32")
   # Past NNX's bookkeeping of attributes, which would note it as one.
-  object.__setattr__(new, "__class__", kind.ours)
+  object.__setattr__(layer, "__class__", kind.ours)
   inputs, outputs = kind.channels(layer)
   kernel = getattr(layer, kind.kernel).get_value()
   abstract = isinstance(kernel, jax.ShapeDtypeStruct)
@@ -211,25 +224,51 @@ def adopt(
         nn.Quantizer,
         spec,
         outputs if is_kernel else inputs,
-        layout=getattr(new, "kernel_layout", None) if is_kernel else None,
+        layout=getattr(layer, "kernel_layout", None) if is_kernel else None,
       )
       streams = rngs if draws(spec) else None
       seen = kernel if is_kernel else None
       held = hold(make, seen, streams, lead, abstract)
-    setattr(new, attribute, nnx.data(held))
+    setattr(layer, attribute, nnx.data(held))
   if kind.ours is not nn.Embed:
-    # A layer of ours that a rule takes keeps its own wish for precision.
-    own = getattr(layer, "grad_precision", None)
-    wanted = grad_precision if own in (None, "float32") else own
-    new.grad_precision = wanted
-  if kind.ours is nn.Conv and not hasattr(new, "output_scale"):
-    new.output_scale = nnx.data(None)
-  return new
+    layer.grad_precision = grad_precision if own == "float32" else own
+  if kind.ours is nn.Conv and getattr(layer, "output_scale", None) is None:
+    scale = None
+    if output_scale is not None:
+      alone = functools.partial(_without_rngs, output_scale)
+      scale = hold(alone, None, None, lead, abstract)
+    layer.output_scale = nnx.data(scale)
 
 
-def _copy(module: Any) -> Any:
-  """Another object with variables of its own around the same arrays."""
-  return jax.tree.map(lambda leaf: leaf, module)
+def _without_rngs(make: Callable[[], Any], rngs: nnx.Rngs | None) -> Any:
+  del rngs
+  return make()
+
+
+def attention_fn(
+  part: nnx.MultiHeadAttention,
+  slots: Mapping[str, quantizers.Quantizer],
+  rngs: nnx.Rngs | None,
+  grad_precision: products.GradPrecision = "float32",
+) -> nn.DotProductAttention:
+  """The function that takes the place of Flax's, stacked as the layer is.
+
+  Args:
+    part: the attention.
+    slots: the rule's names -> quantizers.
+    rngs: for quantizers that draw.
+    grad_precision: of the gradient products.
+  """
+  make = functools.partial(
+    nn.DotProductAttention,
+    part.head_dim,
+    **slots,  # pyright: ignore[reportArgumentType]
+    grad_precision=grad_precision,
+  )
+  kernel = part.query.kernel.get_value()
+  abstract = isinstance(kernel, jax.ShapeDtypeStruct)
+  streams = rngs if any(map(draws, slots.values())) else None
+  return hold(make, None, streams, attention_stack(part), abstract)
 
 
 def draws(spec: quantizers.Quantizer) -> bool:
@@ -278,22 +317,27 @@ def hold(
   return nnx.merge(graphdef, run(kernel, keys))
 
 
-def release(layer: Any) -> Any:
-  """Flax's own layer with the variables of one of ours; quantizers go."""
+def release(layer: Any) -> None:
+  """Makes one of ours Flax's own layer; variables stay, quantizers go.
+
+  The output_scale of a low-bit convolution goes with its quantizers.
+
+  Args:
+    layer: of one of `KINDS`; it is changed.
+
+  Raises:
+    errors.UserError: if it is a float convolution with an output_scale.
+  """
   kind = kind_of(layer)
   assert kind is not None
-  new = _copy(layer)
-  if isinstance(layer, kind.ours):
-    for attribute in kind.slots.values():
-      delattr(new, attribute)
-    if hasattr(new, "grad_precision"):
-      del new.grad_precision
-    if getattr(new, "output_scale", None) is not None:
-      raise errors.UserError(
-        f"{type(layer).__name__}: its output_scale has no place in Flax's"
-        " layer; take it out first"
-      )
-    if hasattr(new, "output_scale"):
-      del new.output_scale
-    object.__setattr__(new, "__class__", kind.flax)
-  return new
+  if not isinstance(layer, kind.ours):
+    return
+  if not held(layer) and getattr(layer, "output_scale", None) is not None:
+    raise errors.UserError(
+      f"{type(layer).__name__}: its output_scale has no place in Flax's"
+      " layer; take it out first"
+    )
+  for attribute in (*kind.slots.values(), "grad_precision", "output_scale"):
+    if hasattr(layer, attribute):
+      delattr(layer, attribute)
+  object.__setattr__(layer, "__class__", kind.flax)

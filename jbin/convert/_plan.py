@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jbin import cost, errors, nn, products
+from jbin import cost, errors
 from jbin.convert import _entry, _layers, _rule, _table, _trace
-from jbin.convert._entry import Entry, Slots
+from jbin.convert._entry import Entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,36 +38,32 @@ class Plan:
       rngs: for quantizers that draw their parameters or in training.
 
     Raises:
-      errors.UserError: if the model lacks a layer of the plan, or a quantizer
-        needs `rngs`.
+      errors.UserError: if the model lacks a layer of the plan or has it
+        quantized already, or a quantizer needs `rngs`.
     """
     wanted = {entry.path: entry for entry in self.entries if entry.slots}
     done: set[str] = set()
-
-    def convert(keys: Any, part: Any) -> Any:
-      path = name_of(keys)
-      if not _layers.is_layer(part) or path not in wanted:
-        return jax.tree.map(lambda leaf: leaf, part)
-      done.add(path)
+    new = nnx.clone(model)  # as a graph: what is shared stays so
+    parts = [("/".join(map(str, at)), m) for at, m in nnx.iter_modules(new)]
+    for path, part in parts:
+      if path not in wanted:
+        continue
+      entry = wanted[path]
+      precision = self.rules[entry.rule or 0].grad_precision
+      if _layers.held(part):
+        _entry.refuse_quantized(path)
       try:
-        entry = wanted[path]
-        precision = self.rules[entry.rule or 0].grad_precision
-        return _layers.adopt(part, entry.slots, rngs, precision)
+        if _layers.is_layer(part):
+          scale = entry.output_scale
+          _layers.adopt(part, entry.slots, rngs, precision, scale)
+        elif isinstance(part, nnx.MultiHeadAttention):
+          made = _layers.attention_fn(part, entry.slots, rngs, precision)
+          part.attention_fn = nnx.data(made)
+        else:
+          continue
       except errors.UserError as error:
         raise errors.UserError(f"layer '{path}': {error}") from error
-
-    new = jax.tree_util.tree_map_with_path(
-      convert, model, is_leaf=_layers.is_layer
-    )
-    for path, part in nnx.iter_modules(new):
-      where = "/".join(map(str, path))
-      if where in wanted and isinstance(part, nnx.MultiHeadAttention):
-        done.add(where)
-        entry = wanted[where]
-        precision = self.rules[entry.rule or 0].grad_precision
-        part.attention_fn = nnx.data(
-          _attention(part, entry.slots, rngs, precision)
-        )
+      done.add(path)
     if missing := sorted(set(wanted) - done):
       raise errors.UserError(
         f"the plan is of another model: this one has no layer '{missing[0]}'"
@@ -101,8 +96,9 @@ def plan(
 
   Raises:
     errors.UserError: for a rule that takes nothing (the message names the
-      nearest paths), a `position` without an example, a quantizer that does
-      not fit a layer, or a module that stands in two places of the model.
+      nearest paths) or a layer that is quantized already, a `position` without
+      an example, a quantizer that does not fit a layer, or a parameter that
+      stands in two places of the model.
   """
   chosen = (rules,) if isinstance(rules, _rule.Rule) else tuple(rules)
   for rule in chosen:
@@ -168,27 +164,6 @@ def _try(
 def name_of(keys: Any) -> str:
   """A path of tree keys as the plan writes it."""
   return jax.tree_util.keystr(keys, simple=True, separator="/")
-
-
-def _attention(
-  part: nnx.MultiHeadAttention,
-  slots: Slots,
-  rngs: nnx.Rngs | None,
-  grad_precision: products.GradPrecision,
-) -> nn.DotProductAttention:
-  """The function that takes the place of Flax's, stacked as the layer is."""
-  make = functools.partial(
-    nn.DotProductAttention,
-    part.head_dim,
-    **slots,  # pyright: ignore[reportArgumentType]
-    grad_precision=grad_precision,
-  )
-  kind = _layers.kind_of(part.query)
-  lead = (kind and _layers.stack(part.query, kind)) or ()
-  kernel = part.query.kernel.get_value()
-  abstract = isinstance(kernel, jax.ShapeDtypeStruct)
-  streams = rngs if any(map(_layers.draws, slots.values())) else None
-  return _layers.hold(make, None, streams, lead, abstract)
 
 
 def _refuse_shared(model: nnx.Module) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-from jbin import errors, products, quantizers
+from flax import nnx
+
+from jbin import errors, nn, products, quantizers
 
 Position = Literal["first", "last", "inner"]
 _POSITIONS = ("first", "last", "inner")
 
 Spec = quantizers.Quantizer | None
+
+# By name, as a config gives them.
+OUTPUT_SCALES: dict[str, Callable[..., Any]] = {
+  "XnorMap": nn.XnorMap,
+  "SpatialScale": nn.SpatialScale,
+}
+_SIZES = ("height", "width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +39,21 @@ class Rule:
       ("blocks/[0-9]+/conv.*").
     type: a class, or the name of one ("Linear"), or several; None: any.
     position: "first" and "last" are the layers whose product comes first and
-      last when the model runs on the example, "inner" all others.
-    min_size: elements of the kernel, at least.
-    max_size: elements of the kernel, at most; None: any number.
+      last when the model runs on the example, "inner" all others. A stack of
+      layers, as `nnx.vmap` makes it, is one layer here: where one of its
+      members runs first, all of them are "first".
+    min_size: elements of the kernel, at least; in a stack, of one layer's.
+    max_size: the same, at most; None: any number.
     input_quantizer: of a layer's input.
     kernel_quantizer: of its kernel, or of an embedding's table.
     query_quantizer: of the queries of an attention.
     key_quantizer: of its keys.
     weights_quantizer: of its probabilities.
     value_quantizer: of its values.
+    output_scale: of convolutions: what makes a factor of the output for each,
+      `nn.XnorMap` (XNOR-Net's K), `nn.SpatialScale` (XNOR-Net++'s rows and
+      columns), or their names; other layers go without. It is called with the
+      output's `height` and `width`, where it needs them.
     start: progress from which all of these are on; floats before.
     grad_precision: of the gradient products of a layer that it quantizes,
       "float32" (exact) or "bfloat16".
@@ -55,6 +72,7 @@ class Rule:
   key_quantizer: Spec = None
   weights_quantizer: Spec = None
   value_quantizer: Spec = None
+  output_scale: Callable[..., Any] | str | None = None
   start: float = 0.0
   grad_precision: products.GradPrecision = "float32"
   optional: bool = False
@@ -65,7 +83,7 @@ class Rule:
 
     Raises:
       errors.UserError: for a path that is no regular expression, an unknown
-        position, or what is not a quantizer.
+        position or output_scale, or what is not a quantizer.
     """
     kinds = {
       "path": str,
@@ -98,6 +116,7 @@ class Rule:
           f"the rule for {self.path!r}: {name} is {spec!r}; it must be a"
           " quantizer, such as jbin.quantizers.sign(), or None"
         )
+    self._check_output_scale()
     if self.keeps and (self.start or self.grad_precision != "float32"):
       raise errors.UserError(
         f"the rule for {self.path!r} has no quantizers, so start and"
@@ -107,6 +126,26 @@ class Rule:
       raise errors.UserError(
         f"the rule for {self.path!r}: start is {self.start}; it is a progress"
         " from 0 to 1"
+      )
+
+  def _check_output_scale(self) -> None:
+    """A name becomes what it stands for."""
+    scale = self.output_scale
+    if scale is None:
+      return
+    if isinstance(scale, str):
+      if scale not in OUTPUT_SCALES:
+        raise errors.UnknownName("output_scale", scale, OUTPUT_SCALES)
+      object.__setattr__(self, "output_scale", OUTPUT_SCALES[scale])
+    elif not callable(scale) or isinstance(scale, nnx.Module):
+      raise errors.UserError(
+        f"the rule for {self.path!r}: output_scale is {scale!r}; it must be"
+        " what makes one for each layer, such as jbin.nn.XnorMap"
+      )
+    if not self.slots(LAYER_SLOTS):
+      raise errors.UserError(
+        f"the rule for {self.path!r} has an output_scale, but neither an"
+        " input_quantizer nor a kernel_quantizer; give it one"
       )
 
   def slots(self, names: Sequence[str]) -> dict[str, quantizers.Quantizer]:
@@ -126,10 +165,13 @@ class Rule:
 
   def __str__(self) -> str:
     """The fields that differ from their defaults."""
+    shown: dict[str, Callable[[Any], str]] = {
+      **dict.fromkeys(SLOTS, str),
+      "type": type_name,
+      "output_scale": name_of,
+    }
     parts = [
-      f"{field.name}={getattr(self, field.name)}"
-      if field.name in SLOTS
-      else f"{field.name}={getattr(self, field.name)!r}"
+      f"{field.name}={shown.get(field.name, repr)(getattr(self, field.name))}"
       for field in dataclasses.fields(self)
       if getattr(self, field.name) != field.default
     ]
@@ -155,3 +197,34 @@ def has_type(layer: Any, wanted: Any) -> bool:
   if isinstance(wanted, str):
     return any(cls.__name__ == wanted for cls in type(layer).__mro__)
   return isinstance(layer, wanted)
+
+
+def type_name(wanted: Any) -> str:
+  """A rule's type as a plan prints it."""
+  if isinstance(wanted, list | tuple):
+    return f"({', '.join(map(type_name, wanted))})"
+  return wanted if isinstance(wanted, str) else wanted.__name__
+
+
+def name_of(make: Any) -> str:
+  """The name of what makes an output_scale."""
+  while isinstance(make, functools.partial):
+    make = make.func
+  return getattr(make, "__name__", repr(make))
+
+
+def sizes_of(make: Callable[..., Any]) -> tuple[str, ...]:
+  """The sizes of the output that it is to be called with."""
+  call = make
+  part = (
+    make if isinstance(make, functools.partial) else functools.partial(make)
+  )
+  if isinstance(
+    part.func, type
+  ):  # NNX's classes have the metaclass's signature
+    call = functools.partial(
+      part.func.__init__, None, *part.args, **part.keywords
+    )
+  takes = inspect.signature(call).parameters.values()
+  needed = [p.name for p in takes if p.default is p.empty]
+  return tuple(name for name in _SIZES if name in needed)

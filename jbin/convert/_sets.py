@@ -46,6 +46,7 @@ def method(
   start: float = 0.0,
   weights_start: float = 0.0,
   keep: Sequence[str] = (),
+  output_scale: str | None = None,
   **arguments: Any,
 ) -> list[Rule]:
   """What a paper binarizes with, in every layer but the first and the last.
@@ -59,6 +60,8 @@ def method(
       activations (two-step training).
     keep: paths (regular expressions) of further layers to leave float, such
       as ".*shortcuts.*".
+    output_scale: of convolutions, as a `jbin.Rule` has it by name: "XnorMap",
+      "SpatialScale".
     **arguments: of the method.
 
   Raises:
@@ -91,7 +94,7 @@ def method(
       Rule(position=position, note=f"the {position} layer")
       for position in ("first", "last")
     ]
-  return [*rules, Rule(start=start, **pair)]
+  return [*rules, Rule(start=start, output_scale=output_scale, **pair)]
 
 
 @REGISTRY.register

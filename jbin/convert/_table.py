@@ -54,7 +54,10 @@ def _short(spec: quantizers.Quantizer) -> str:
 def _remark(entry: Entry, rules: Sequence[_rule.Rule]) -> str:
   parts = []
   if entry.slots:
-    parts.append(", ".join(_short(spec) for spec in entry.slots.values()))
+    made = [_short(spec) for spec in entry.slots.values()]
+    if entry.output_scale is not None:
+      made.append(_rule.name_of(entry.output_scale))
+    parts.append(", ".join(made))
   if entry.reason:
     parts.append(entry.reason if entry.slots else f"left: {entry.reason}")
   if entry.rule is not None and rules[entry.rule].note:

@@ -39,12 +39,15 @@ class Trace:
     last: path of the layer whose product came last.
     attention: paths of the attentions that ran.
     others: the products that belong to neither.
+    sizes: path of a layer -> the shape of its first product, without the batch
+      axis and the channels.
   """
 
   order: tuple[str, ...]
   last: str | None
   attention: frozenset[str]
   others: tuple[Product, ...]
+  sizes: Mapping[str, tuple[int, ...]]
 
 
 def trace(
@@ -79,18 +82,21 @@ def trace(
   last: str | None = None
   ran: set[str] = set()
   others: list[Product] = []
+  sizes: dict[str, tuple[int, ...]] = {}
   for record in report.layers:
     owners = [kernels[p] for p in record.params if p in kernels]
     inside = [p for p in attentions if MARK + p in record.name.split("//")]
     if owners:
       order.update(dict.fromkeys(owners))
       last = owners[-1]
+      for owner in owners:
+        sizes.setdefault(owner, tuple(record.out_shape[:-1]))
     elif inside:
       ran.update(inside)
     else:
       shapes = (record.in_shape, record.kernel)
       others.append(Product(record.name, shapes, record.macs, record.params))
-  return Trace(tuple(order), last, frozenset(ran), tuple(others))
+  return Trace(tuple(order), last, frozenset(ran), tuple(others), sizes)
 
 
 MARK = "attention:"

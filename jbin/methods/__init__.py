@@ -20,6 +20,7 @@ from jbin.methods._fixed import (
   dorefa,
   poke,
   xnornet,
+  xnornet_k,
 )
 from jbin.methods._learned import (
   abcnet,
@@ -27,6 +28,7 @@ from jbin.methods._learned import (
   bibert,
   bit,
   bivit,
+  bonn,
   dsq,
   lab,
   lqnet,
@@ -50,6 +52,7 @@ from jbin.methods._weights import (
   bitnet158,
   fbi,
   integer,
+  proxquant,
   ste_tern,
   ttq,
   twn,
@@ -70,6 +73,7 @@ __all__ = [
   "bivit",
   "bnn",
   "bnnplus",
+  "bonn",
   "bop",
   "dorefa",
   "dsq",
@@ -82,6 +86,7 @@ __all__ = [
   "lsq",
   "pact",
   "poke",
+  "proxquant",
   "rbnn",
   "react",
   "recu",
@@ -91,5 +96,6 @@ __all__ = [
   "ttq",
   "twn",
   "xnornet",
+  "xnornet_k",
   "xnorpp",
 ]

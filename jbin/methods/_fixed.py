@@ -21,9 +21,20 @@ def xnornet() -> _base.Pair:
 
   Wants: a norm before each binary layer. Its released code scales kernels
   only, as `dorefa` with a scale for each filter does; the map K of the paper
-  is `nn.XnorMap`. Reference: arXiv 1603.05279.
+  is `xnornet_k`. Reference: arXiv 1603.05279.
   """
   return _base.pair(quantizers.xnor(axes=(0,)), quantizers.xnor())
+
+
+@_base.REGISTRY.register
+def xnornet_k() -> _base.Pair:
+  """XNOR-Net with its map K: signs of inputs, the mean magnitude of filters.
+
+  Wants: K itself, which scales each position of a convolution's output:
+  `output_scale=nn.XnorMap` of the rule, or `nn.XnorMap()` of the layer; a norm
+  before each binary layer. Reference: arXiv 1603.05279.
+  """
+  return _base.pair(quantizers.sign(), quantizers.xnor())
 
 
 @_base.REGISTRY.register

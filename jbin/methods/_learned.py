@@ -10,8 +10,18 @@ from jbin.methods import _base
 def xnorpp() -> _base.Pair:
   """XNOR-Net++: signs with a learned scale for each filter.
 
-  The paper's factors of rows and columns are `nn.SpatialScale`. Reference:
-  arXiv 1909.13863.
+  The paper's factors of rows and columns are `nn.SpatialScale`, a rule's
+  `output_scale`. Reference: arXiv 1909.13863.
+  """
+  return _base.pair(quantizers.sign(), quantizers.xnorpp())
+
+
+@_base.REGISTRY.register
+def bonn() -> _base.Pair:
+  """BONN: signs with a learned scale for each filter, as XNOR-Net++ has it.
+
+  Wants: its Bayesian kernel loss, the regularizer "bonn". Reference: arXiv
+  1908.06314.
   """
   return _base.pair(quantizers.sign(), quantizers.xnorpp())
 
@@ -149,7 +159,8 @@ def lsq(bits: int = 4, signed: bool = True) -> _base.Pair:
 def pact(bits: int = 4) -> _base.Pair:
   """PACT: inputs clipped at a learned bound, DoReFa's kernels.
 
-  Wants: ReLU in front, decay of the bounds. Reference: arXiv 1805.06085.
+  Wants: ReLU in front, decay of the bounds (`optimizer.decay="learned"`).
+  Reference: arXiv 1805.06085.
 
   Args:
     bits: of both.

@@ -23,6 +23,19 @@ def binaryconnect(
 
 
 @_base.REGISTRY.register
+def proxquant(bits: int = 1) -> _base.Pair:
+  """ProxQuant: kernels as they are, which the optimizer pulls to their levels.
+
+  Inputs stay float. Wants: ReLU, the optimizer "proxquant", a trained float
+  net to start from. Reference: arXiv 1810.00861.
+
+  Args:
+    bits: 1, or 2 for three levels (the optimizer's kind="ternary").
+  """
+  return _base.pair(None, quantizers.noop(bits))
+
+
+@_base.REGISTRY.register
 def twn() -> _base.Pair:
   """TWN: ternary kernels, threshold and scale measured; inputs stay float.
 

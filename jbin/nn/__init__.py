@@ -2,6 +2,7 @@
 
 from jbin.nn._activation import DPReLU, Maxout, RPReLU
 from jbin.nn._attention import DotProductAttention
+from jbin.nn._calibrate import calibrate
 from jbin.nn._conv import Conv
 from jbin.nn._conv_transpose import ConvTranspose
 from jbin.nn._latents import latents
@@ -9,12 +10,7 @@ from jbin.nn._linear import Einsum, Embed, Linear
 from jbin.nn._linear_general import LinearGeneral
 from jbin.nn._norm import BatchNorm
 from jbin.nn._output_scale import SpatialScale, XnorMap
-from jbin.nn._quantizer import (
-  Quantizer,
-  QuantizerSeen,
-  QuantizerStat,
-  calibrate,
-)
+from jbin.nn._quantizer import Quantizer, QuantizerSeen, QuantizerStat
 from jbin.nn._reshape_add import reshape_add
 from jbin.nn._squeeze_excite import SqueezeExcite
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jbin import errors, products
-from jbin.nn import _linear, _quantizer
+from jbin.nn import _linear, _quantizer, _sharded
 from jbin.quantizers import Quantized, Quantizer
 
 # (result, input, layer) -> result; (N, spatial..., O) and (N, spatial..., C).
@@ -138,7 +138,8 @@ class Conv(nnx.Conv):
     """(batch..., spatial..., in_features) to (..., out_features)."""
     if not self._altered:
       return super().__call__(inputs, out_sharding)
-    _linear.refuse("Conv", {"out_sharding": out_sharding}, _BESIDE)
+    if out_sharding is not None:
+      return _sharded.call(Conv.__call__, out_sharding, self, inputs)
     axes = len(self.kernel_size)
     item = axes + 1
     if inputs.ndim < item or inputs.shape[-1] != self.in_features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jbin import errors, products
-from jbin.nn import _quantizer
+from jbin.nn import _quantizer, _sharded
 from jbin.quantizers import Quantized, Quantizer
 
 
@@ -108,7 +109,8 @@ class Linear(nnx.Linear):
     """(..., in_features) to (..., out_features)."""
     if self.input_quantizer is None and self.kernel_quantizer is None:
       return super().__call__(inputs, out_sharding)
-    refuse("Linear", {"out_sharding": out_sharding})
+    if out_sharding is not None:
+      return _sharded.call(Linear.__call__, out_sharding, self, inputs)
     if inputs.shape[-1:] != (self.in_features,):
       raise errors.UserError(
         f"Linear: expected (batch..., {self.in_features}), got {inputs.shape}"
@@ -184,7 +186,9 @@ class Einsum(nnx.Einsum):
     """The einsum of `inputs` with the kernel, plus the bias."""
     if self.input_quantizer is None and self.kernel_quantizer is None:
       return super().__call__(inputs, einsum_str, out_sharding)
-    refuse("Einsum", {"out_sharding": out_sharding})
+    if out_sharding is not None:
+      call = functools.partial(Einsum.__call__, einsum_str=einsum_str)
+      return _sharded.call(call, out_sharding, self, inputs)
     equation = (einsum_str or self.einsum_str).replace(" ", "")
     x, kernel, dtype = operands(self, inputs, self.kernel[...])
     y = products.einsum(
@@ -233,7 +237,8 @@ class Embed(nnx.Embed):
     """Integers of any shape to rows: (...) to (..., features)."""
     if self.embedding_quantizer is None:
       return super().__call__(inputs, out_sharding=out_sharding)
-    refuse("Embed", {"out_sharding": out_sharding})
+    if out_sharding is not None:
+      return _sharded.call(Embed.__call__, out_sharding, self, inputs)
     if not jnp.issubdtype(inputs.dtype, jnp.integer):
       raise errors.UserError(
         f"Embed takes integers, got {inputs.dtype} of shape {inputs.shape}"
@@ -245,7 +250,8 @@ class Embed(nnx.Embed):
     """Scores of `query` (..., features) against every row."""
     if self.embedding_quantizer is None:
       return super().attend(query, out_sharding=out_sharding)
-    refuse("Embed", {"out_sharding": out_sharding})
+    if out_sharding is not None:
+      return _sharded.call(Embed.attend, out_sharding, self, query)
     dtype = self.dtype or query.dtype
     table = self.embedding_quantizer(self.embedding[...]).value
     return jnp.dot(query.astype(dtype), table.astype(dtype).T)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jbin import errors, products
-from jbin.nn import _linear, _quantizer
+from jbin.nn import _linear, _quantizer, _sharded
 from jbin.quantizers import Quantizer
 
 
@@ -122,7 +122,9 @@ class LinearGeneral(nnx.LinearGeneral):
     """(..., in_features along `axis`) to (batch..., rest..., out_features)."""
     if self.input_quantizer is None and self.kernel_quantizer is None:
       return super().__call__(inputs, out_sharding)
-    _linear.refuse("LinearGeneral", {"out_sharding": out_sharding})
+    if out_sharding is not None:
+      call = LinearGeneral.__call__
+      return _sharded.call(call, out_sharding, self, inputs)
     kernel = self.kernel[...]
     if self.kernel_quantizer is None:
       kernel = self.kernel_layout(kernel)

@@ -18,7 +18,9 @@ Mask = Any
 
 A tree as theirs, or the upper part of one, of booleans or of what
 `latent_mask` gives; a function that makes one of them; None: all. The updates
-of other parameters pass unchanged, and they have no state.
+of other parameters pass unchanged, and they have no state. Parameters find
+what is said of them by their path, so a mask of a whole model fits a part of
+it too.
 """
 
 Role = Literal["direction", "flips", "after"]
@@ -48,16 +50,50 @@ def role(name: str) -> Role:
   return getattr(REGISTRY.get(name), "role", "direction")
 
 
+def paths(tree: Any) -> list[tuple[Any, ...]]:
+  """The path of each leaf, as JAX has it."""
+  return [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def name(path: tuple[Any, ...]) -> str:
+  """blocks/0/kernel; without what an NNX variable adds to its own path."""
+  text = jax.tree_util.keystr(path, simple=True, separator="/")
+  return text.removesuffix("/value")
+
+
 def spread(mask: Mask, params: Any) -> list[Any]:
-  """What the mask says of each leaf of `params`, in their order."""
+  """What the mask says of each leaf of `params`, in their order.
+
+  Raises:
+    errors.UserError: naming the parameters of which it says nothing.
+  """
   if mask is None:
     mask = True
   if callable(mask):
     mask = mask(params)
-  every = jax.tree.map(
-    lambda here, part: jax.tree.map(lambda _: here, part), mask, params
-  )
-  return jax.tree.leaves(every)
+  said = dict(jax.tree_util.tree_leaves_with_path(mask))
+  found: list[Any] = []
+  unsaid: list[str] = []
+  for path in paths(params):
+    above = (path[:end] for end in range(len(path), -1, -1))
+    at = next((part for part in above if part in said), None)
+    if at is None:
+      unsaid.append(name(path))
+    else:
+      found.append(said[at])
+  if unsaid:
+    raise errors.UserError(
+      f"the mask says nothing of {_first(unsaid)}; make it of the model that"
+      " is trained, as it is then: latent_mask(model), or a tree with a leaf"
+      " for each parameter"
+    )
+  return found
+
+
+def _first(names: list[str], most: int = 3) -> str:
+  """The first names, and how many more there are."""
+  more = len(names) - most
+  return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def inverse(*masks: Mask) -> Callable[[Any], Any]:
@@ -99,7 +135,8 @@ def steer(
   """The updates with `update(w, u, here)` for u where the mask says so.
 
   Raises:
-    errors.UserError: if optax's `params` were left out.
+    errors.UserError: if optax's `params` were left out, or are not those of
+      the updates.
   """
   if params is None:
     raise errors.UserError(
@@ -107,11 +144,16 @@ def steer(
       " tx.update(grads, state, params)"
     )
   leaves, tree = jax.tree.flatten(updates)
+  weights = jax.tree.leaves(params)
+  if len(weights) != len(leaves):
+    mine, theirs = (set(map(name, paths(part))) for part in (params, updates))
+    raise errors.UserError(
+      f"{_first(sorted(mine ^ theirs))}: among the parameters or among the"
+      " updates only; give tx.update the parameters that the gradients are of"
+    )
   steered = [
     update(w, u, here) if here else u
-    for w, u, here in zip(
-      jax.tree.leaves(params), leaves, spread(mask, params), strict=True
-    )
+    for w, u, here in zip(weights, leaves, spread(mask, params), strict=True)
   ]
   return tree.unflatten(steered)
 

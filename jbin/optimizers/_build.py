@@ -60,14 +60,14 @@ def build(
       clipped and passed through the optimizer like the loss's own (PokeBNN's);
       or "decoupled", added to the direction (AdamW's).
     clip_norm: largest global norm of the gradient; 0: no clipping.
-    decay: a mask of booleans; as it is: parameters of two axes and more.
+    decay: a mask; as it is: kernels, see `decayed`.
     flips: makes the whole updates of the parameters of `flipped`, in place of
       direction, decay and rate (Bop); None: of none.
     flipped: a mask.
     after: what changes the updates last, with the parameters in sight.
   """
-  if flips is not None:
-    decay = _base.inverse(_base.inverse(decay), flipped)
+  spared = [] if flips is None else [flipped]
+  decay = _base.inverse(_base.inverse(decay), *spared)
   decays = optax.add_decayed_weights(weight_decay, mask=decay)
   before: list[optax.GradientTransformation] = []
   core = [direction]

@@ -64,22 +64,27 @@ def each(
   return latent.each(function, w)
 
 
-def latent_mask(model: nnx.Module, most_bits: int = 8) -> Any:
+def latent_mask(
+  model: nnx.Module, most_bits: int = 8, wrt: nnx.filterlib.Filter = nnx.Param
+) -> Any:
   """A mask of the latent weights of a model.
 
   Args:
     model: any module, abstract (`nnx.eval_shape`) or not.
     most_bits: of the quantizers whose weights it reaches: 1 for binary ones,
       2 for ternary ones too.
+    wrt: which variables are trained, as `nnx.Optimizer` has it. The
+      transformations of this room find the parts of a larger mask, but
+      `optax.masked` wants a tree of its own parameters.
 
   Returns:
-    A tree as `nnx.state(model, nnx.Param)`, with a leaf in the place of each
+    A tree as `nnx.state(model, wrt)`, with a leaf in the place of each
     variable: `Latent` for the weights of `nn.latents(model)` whose quantizers
     are narrow enough, else False. It fits states of variables and, as
     `nnx.Optimizer` has them, of arrays.
   """
   found = nn.latents(model)
-  params = nnx.state(model, nnx.Param)
+  params = nnx.state(model, wrt)
   flags = {}
   for path, variable in nnx.to_flat_state(params):
     flags[path] = False

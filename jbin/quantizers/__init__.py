@@ -49,6 +49,7 @@ from jbin.quantizers._siman import (
   siman_activation,
   siman_weight,
 )
+from jbin.quantizers._ste_heaviside import ste_heaviside
 from jbin.quantizers._ste_tern import ste_tern
 from jbin.quantizers._swish_sign import swish_sign
 from jbin.quantizers._ttq import ttq
@@ -107,6 +108,7 @@ __all__ = [
   "sign",
   "siman_activation",
   "siman_weight",
+  "ste_heaviside",
   "ste_tern",
   "swish_sign",
   "ttq",

@@ -270,6 +270,9 @@ class Quantizer(abc.ABC):
   ) -> Quantized:
     """Quantizes `x`, floating, of any shape that the quantizer's axes fit.
 
+    What is measured of `x` (means, ends) sees a magnitude beyond 1e15 as that,
+    or as the quantizer says, so that infinities make no NaN.
+
     Args:
       x: the tensor.
       progress: scalar in [0, 1]; needed where `scheduled`.

@@ -88,8 +88,7 @@ class biper_weight(_base.Quantizer):  # noqa: N801 - called like a function
       return binary
     active = now.value(schedules.switch(self.binary_from)) > 0
     # Infinities have no phase; a NaN here would reach the other stage.
-    bounded = jnp.clip(x.astype(jnp.float32), -_parts.MOST, _parts.MOST)
-    real = jnp.sin(jax.lax.stop_gradient(omega) * bounded)
+    real = jnp.sin(jax.lax.stop_gradient(omega) * _parts.bounded(x))
     if scale is not None:
       real = real * scale
     return _base.gate(active, binary, real.astype(x.dtype))

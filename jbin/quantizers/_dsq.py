@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jbin import bits as bits_lib, estimators, references
-from jbin.quantizers import _base
+from jbin.quantizers import _base, _parts
 
 _SPREAD = 3.0  # of a standard normal tensor, where there is none to look at
 
@@ -56,7 +56,10 @@ class dsq(_base.Quantizer):  # noqa: N801 - named as a function is called
   ) -> Mapping[str, jax.Array]:
     """`low`, `high` and `alpha`, of shape (1,)."""
     del channels, key
-    measured = (-_SPREAD, _SPREAD) if x is None else (x.min(), x.max())
+    measured = (-_SPREAD, _SPREAD)
+    if x is not None:
+      wide = _parts.bounded(x)
+      measured = wide.min(), wide.max()
     low, high = (
       seen if given is None else given
       for given, seen in zip((self.low, self.high), measured, strict=True)

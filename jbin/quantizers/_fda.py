@@ -18,7 +18,7 @@ _FADING = schedules.cosine(0.1)
 
 def _noise(v: jax.Array, fc1: jax.Array, fc2: jax.Array) -> jax.Array:
   """`relu(v fc1) fc2 + sin(v) / 10` along the last axis; float32."""
-  v = jnp.clip(v.astype(jnp.float32), -_parts.MOST, _parts.MOST)
+  v = _parts.bounded(v)
   return jax.nn.relu(v @ fc1) @ fc2 + 0.1 * jnp.sin(v)
 
 

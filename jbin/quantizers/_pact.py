@@ -26,8 +26,9 @@ class pact(_base.Quantizer):  # noqa: N801 - named as a function is called
     bits: the width, 1 to 8.
     init: alpha at the start.
 
-  The paper decays alpha (L2), which is the optimizer's part. alpha is one
-  number for the tensor, of shape (1,). Reference: Choi et al., 2018
+  The paper decays alpha (L2), which is the optimizer's part:
+  `optimizers.decay_mask(model, "learned")`, or `config.optimizer.decay`. alpha
+  is one number for the tensor, of shape (1,). Reference: Choi et al., 2018
   (arXiv 1805.06085). Differs from the paper in: that decay is not set by any
   default.
   """

@@ -83,21 +83,6 @@ def other_axes(ndim: int, kept: Sequence[int]) -> tuple[int, ...]:
   return tuple(axis for axis in range(ndim) if axis not in keep)
 
 
-def absolute(x: jax.Array) -> jax.Array:
-  """|x|, whose derivative at 0 is 0, as PyTorch has it (JAX's is 1)."""
-  return x * jnp.sign(jax.lax.stop_gradient(x))
-
-
-def magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
-  """Mean of |x| over some axes, kept with length 1; float32, differentiable.
-
-  Backward `dx = dy * sign(x) / n` with `sign(0) = 0`, as PyTorch has it
-  (JAX's derivative of |x| at 0 is 1).
-  """
-  wide = jnp.clip(x.astype(jnp.float32), -MOST, MOST)
-  return absolute(wide).mean(tuple(over), keepdims=True)
-
-
 @jax.custom_vjp
 def _bounded(x: jax.Array) -> jax.Array:
   return jnp.clip(x, -MOST, MOST)
@@ -122,6 +107,20 @@ def bounded(x: jax.Array) -> jax.Array:
   return _bounded(x.astype(jnp.float32))
 
 
+def absolute(x: jax.Array) -> jax.Array:
+  """|x|, whose derivative at 0 is 0, as PyTorch has it (JAX's is 1)."""
+  return x * jnp.sign(jax.lax.stop_gradient(x))
+
+
+def magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
+  """Mean of |x| over some axes, kept with length 1; float32, differentiable.
+
+  Backward `dx = dy * sign(x) / n` with `sign(0) = 0`, as PyTorch has it
+  (JAX's derivative of |x| at 0 is 1).
+  """
+  return absolute(bounded(x)).mean(tuple(over), keepdims=True)
+
+
 def center(x: jax.Array, over: Sequence[int]) -> jax.Array:
   """`bounded(x)` minus its mean over some axes, which is differentiated too."""
   wide = bounded(x)
@@ -132,7 +131,6 @@ def _moments(
   wide: jax.Array, over: Sequence[int], ddof: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Deviations from the mean, their variance, and where it is nothing."""
-  wide = jnp.clip(wide, -MOST, MOST)
   mean = wide.mean(tuple(over), keepdims=True)
   deviation = wide - mean
   count = math.prod(wide.shape[axis] for axis in over)
@@ -162,8 +160,7 @@ def standardize(
       papers' code divides 0 by 0.
     centered: whether the mean is taken off.
   """
-  wide = x.astype(jnp.float32)
-  wide = jnp.clip(wide, -MOST, MOST)
+  wide = bounded(x)
   deviation, var, flat = _moments(wide, over, ddof)
   if eps > 0:
     inverse = jax.lax.rsqrt(var + eps)
@@ -177,7 +174,7 @@ def spread(x: jax.Array, over: Sequence[int], *, ddof: int = 1) -> jax.Array:
 
   Where all entries are equal (as in `standardize`) it is 0, with gradient 0.
   """
-  _, var, flat = _moments(x.astype(jnp.float32), over, ddof)
+  _, var, flat = _moments(bounded(x), over, ddof)
   return jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, var)))
 
 

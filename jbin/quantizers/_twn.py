@@ -42,7 +42,7 @@ class twn(_base.Quantizer):  # noqa: N801 - named as a function is called
     threshold = share * _parts.mean_magnitude(x, over)
     codes = estimators.ste_tern(x, threshold, None, keep_ties=False)
     kept = jnp.abs(jax.lax.stop_gradient(codes)).astype(jnp.float32)
-    size = jnp.abs(jax.lax.stop_gradient(x)).astype(jnp.float32)
+    size = jnp.abs(jax.lax.stop_gradient(_parts.bounded(x)))
     count = jnp.maximum(kept.sum(over, keepdims=True), 1.0)
     scale = jnp.where(kept > 0, size, 0).sum(over, keepdims=True) / count
     return _base.make(codes, scale, bits=2, levels=(-1, 1), dtype=x.dtype)

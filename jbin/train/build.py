@@ -71,8 +71,12 @@ def model_maker(
   dtype: str = "float32",
   made_for: data.Dataset | None = None,
   image_shape: tuple[int, ...] | None = None,
-) -> Callable[[], nnx.Module]:
-  """A function without arguments that makes the model anew, low-bit by rules.
+) -> Callable[..., nnx.Module]:
+  """A function that makes the model anew, low-bit by rules.
+
+  Called without arguments it starts from `seed`; called with a key, which may
+  be traced, from that. `jax.random.key(seed)` gives the same bits, and one
+  compiled program then serves all seeds.
 
   Args:
     named: the model and its arguments.
@@ -94,10 +98,15 @@ def model_maker(
   if image_shape is None and made_for is not None:
     image_shape = made_for.image_shape
   chosen = plan_of(nnx.eval_shape(make), rules, image_shape)
-  # Streams apart from the model's own: rules change none of its draws.
-  return lambda: chosen.apply(
-    make(), rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(seed), _RULES))
-  )
+
+  def low_bit(key: jax.Array | None = None) -> nnx.Module:
+    key = jax.random.key(seed) if key is None else key
+    # Streams apart from the model's own: rules change none of its draws.
+    return chosen.apply(
+      make(key), rngs=nnx.Rngs(jax.random.fold_in(key, _RULES))
+    )
+
+  return low_bit
 
 
 _RULES = 0x72756C65  # any number that no other use of the seed folds in
@@ -126,7 +135,7 @@ def _float_maker(
   seed: int,
   dtype: str,
   made_for: data.Dataset | None,
-) -> Callable[[], nnx.Module]:
+) -> Callable[..., nnx.Module]:
   """Makes the model as it is written."""
   from jbin import models
 
@@ -146,7 +155,12 @@ def _float_maker(
           f" '{made_for.name}' needs {offered[key]}; set"
           f" --config.model.{key}={offered[key]}"
         )
-  return lambda: call(models.REGISTRY, named, rngs=nnx.Rngs(seed), **offered)
+
+  def make(key: jax.Array | None = None) -> nnx.Module:
+    rngs = nnx.Rngs(seed if key is None else key)
+    return call(models.REGISTRY, named, rngs=rngs, **offered)
+
+  return make
 
 
 def task(config: config_lib.Config) -> tasks.Task:

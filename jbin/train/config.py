@@ -44,8 +44,9 @@ class Optimizer:
   # "l2": gradient of 0.5 * weight_decay * sum w^2, goes through the optimizer;
   # "decoupled": w -= learning_rate * weight_decay * w, beside it.
   decay: str = "kernels"
-  # "kernels": parameters of two axes and more; "float": those of them without
-  # a quantizer; "latents": those with one.
+  # "kernels": parameters of two axes and more, biases and scales apart;
+  # "float": those of them without a quantizer; "latents": those with one;
+  # "learned": kernels, and what quantizers learn (PACT's bounds).
   clip_norm: float = 0.0
   # Largest global norm of the gradient; 0: no clipping.
   clip_latents: float = 0.0
@@ -353,7 +354,8 @@ def _check(config: Config) -> None:
   mode = config.optimizer.weight_decay_mode
   _choice("optimizer.weight_decay_mode", mode, ("l2", "decoupled"))
   decay = config.optimizer.decay
-  _choice("optimizer.decay", decay, ("kernels", "float", "latents"))
+  reaches = ("kernels", "float", "latents", "learned")
+  _choice("optimizer.decay", decay, reaches)
 
 
 def _choice(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -117,8 +117,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   names = sorted([*measures, "learning_rate"])  # as JAX orders a dict
   zeros = {name: (np.float32(0), np.float32(0)) for name in names}
 
-  def create() -> State:
-    _, params, rest = restore.split(make())
+  def create(key: jax.Array) -> State:
+    _, params, rest = restore.split(make(key))
     bad = jnp.full((len(names),), -1, jnp.int32)
     sums = jax.tree.map(jnp.asarray, zeros)
     return State(params, rest, optimizer.init(params), sums, bad)
@@ -127,7 +127,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     params,
     rest,
     jax.eval_shape(optimizer.init, params),
-    *jax.eval_shape(lambda: create()[3:]),
+    *jax.eval_shape(lambda: create(jax.random.key(0))[3:]),
   )
   shardings = sharding.intended(abstract, mesh)
 
@@ -172,7 +172,9 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   found = checkpoints.restore(targets)
   if found is None:
     step = 0
-    state = jax.jit(create, out_shardings=shardings)()
+    # The key is an argument: seeds share one compiled program.
+    key = put(jax.random.key(config.seed))
+    state = jax.jit(create, out_shardings=shardings)(key)
     sharding.check(state, shardings, "after creation")
     if calibrate.is_due(model):
       see = functools.partial(calibrate.params, graphdef, task, teacher)

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jbin import nn, optimizers, schedules, watch
-from jbin.train import config as config_lib, metrics, sharding
+from jbin.train import config as config_lib, metrics, restore, sharding
 
 FILE = "watch.jsonl"
 
@@ -64,13 +64,13 @@ class Watcher:
     self._last: tuple[int, dict[str, float]] = (0, {})
     self._warned = False
     graph = nnx.graphdef(model)
-    seeing = nnx.graphdef(
-      nnx.view(model, watching=True, raise_if_not_found=False)
-    )
     recorder = _Recorder(optimizer)
 
     def look(state: Any, batch: Any, now: Any, teacher: Any) -> Any:
-      new, _ = step(seeing, recorder, state, batch, now, teacher)
+      whole = nnx.merge(graph, state.params, state.rest, copy=True)
+      seeing, params, rest = restore.split(watch.twin(whole))
+      seen = state._replace(params=params, rest=rest)
+      new, _ = step(seeing, recorder, seen, batch, now, teacher)
       rest = schedules.set_progress(state.rest, now.progress)
       before = nnx.merge(graph, state.params, rest, copy=True)
       layers = watch.measure(

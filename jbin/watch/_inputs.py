@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -34,6 +35,32 @@ def quantized_inputs(model: nnx.Module) -> dict[tuple[Any, ...], Input]:
   }
 
 
+def twin(model: nnx.Module) -> nnx.Module:
+  """The view of a model that watches: `nnx.view(model, watching=True)`.
+
+  The model's variables are its own. Quantizers of an `nnx.RNN` have their
+  counters from here on: a carry of a scan, as its cell is, cannot grow.
+  """
+  view = nnx.view(model, watching=True, raise_if_not_found=False)
+  for _, part in nnx.iter_modules(view):
+    if isinstance(part, nnx.RNN):
+      zeros = jnp.zeros((*_stack(part), 2), jnp.float32)
+      for _, inner in nnx.iter_modules(part):
+        if isinstance(inner, nn.Quantizer) and inner.seen is None:
+          inner.seen = nn.QuantizerSeen(zeros)
+  return view
+
+
+def _stack(module: nnx.Module) -> tuple[int, ...]:
+  """The leading axes of a stack of modules, as its low-bit kernels tell."""
+  params = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
+  for path, part in nn.latents(module).items():
+    if path in params and part.rank is not None:
+      shape = params[path].get_value().shape
+      return shape[: len(shape) - part.rank]
+  return ()
+
+
 def inputs(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
   """The share of +1 among the codes of each quantized input.
 
@@ -53,12 +80,13 @@ def inputs(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
 
   Returns:
     {path of the layer: float32 scalar}; what was not called is left out, the
-    calls of one layer are averaged, and layers of a stack are PATH[0], ... A
-    layer that is itself the carry of a scan cannot be watched.
+    calls of one layer are averaged (the steps of an `nnx.RNN` too), and layers
+    of a stack are PATH[0], ... The cell of an RNN that was not called has NaN.
+    A layer that is otherwise the carry of a scan cannot be watched.
   """
-  twin = nnx.view(nnx.clone(model), watching=True, raise_if_not_found=False)
-  twin(*args, **kwargs)
-  return shares(nnx.state(twin, nn.QuantizerSeen), quantized_inputs(model))
+  view = twin(nnx.clone(model))
+  view(*args, **kwargs)
+  return shares(nnx.state(view, nn.QuantizerSeen), quantized_inputs(model))
 
 
 def shares(
@@ -67,7 +95,7 @@ def shares(
   """As `inputs`, of a state after a call.
 
   Args:
-    seen: the state of a twin `nnx.view(model, watching=True)`; what is no
+    seen: the state of a `twin`; what is no
       `nn.QuantizerSeen` is passed over.
     found: what `quantized_inputs` says of the model.
   """

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jbin import nn, quantizers, references, schedules
+from jbin import errors, nn, quantizers, references, schedules
 from jbin.watch import _indicators, _paths
 
 Numbers = dict[str, jax.Array]
@@ -49,7 +49,8 @@ def measure(
   Args:
     model: gives the layers, and what their quantizers measure and are told.
     before: the parameters before the update, `nnx.state(model, nnx.Param)`.
-    grads: the gradients at `before`, as `nnx.grad` or `jax.grad` gives them.
+    grads: the gradients at `before`, as `nnx.grad` or `jax.grad` gives them;
+      layers whose kernel has none (it is not trained) are left out.
     after: the parameters after the update.
     o: the power of ReSTE's estimator.
 
@@ -57,12 +58,23 @@ def measure(
     {path of the layer: {name: float32 scalar}}, in the model's order. Under
     `jax.jit` the order is lost.
 
+  Raises:
+    errors.UserError: if a kernel has a gradient, and is not in `before` and
+      `after`.
+
   Reference: Larq's `FlipRatio`; Wu et al., 2023 (arXiv 2308.06689). Differs
   from Larq in: its metric is the running mean over the updates so far.
   """
   old, new = (_quantizers(model, state) for state in (before, after))
   pick = lambda state: dict(nnx.to_flat_state(state))
   weights, slopes, results = pick(before), pick(grads), pick(after)
+  for path in old:
+    if path in slopes and not (path in weights and path in results):
+      raise errors.UserError(
+        f"watch.measure: {_paths.label(path, '')} has a gradient, but is not"
+        " in `before` and `after`; take all three of the same parameters:"
+        " nnx.state(model, wrt)"
+      )
   return {
     _paths.label(path, "kernel"): _layer(
       (old[path], new[path]),

@@ -213,7 +213,10 @@ def test_a_stack_of_attentions_gets_a_stack_of_variables():
 
   x, bounds = images(5, 8), q.ema_bounds(8, start=0.5)
   model = Net()
-  low = jbin.quantize(model, jbin.Rule(value_quantizer=bounds, start=0.2), x)
+  rule = jbin.Rule(value_quantizer=bounds, start=0.2)
+  (entry,) = [e for e in jbin.plan(model, rule, x).entries if e.slots]
+  assert "what it measures stays under nnx.scan" in entry.reason
+  low = jbin.quantize(model, rule, x)
   held = low.layers.attention_fn.value_quantizer
   assert held.progress[...].shape == (3,)
   np.testing.assert_allclose(low(x), model(x), rtol=1e-5, atol=1e-5)

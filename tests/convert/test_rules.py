@@ -87,6 +87,10 @@ def test_the_first_rule_that_fits_wins():
       "layer 'layers/0/attention/key', rule 0.*rank 2",
     ),
     ([jbin.Rule(min_size=10**9, **ONE_BIT)], "other conditions do not hold"),
+    (
+      [jbin.Rule("layers/0/mlp", **ONE_BIT)],
+      "is a Sequential, which rules do not reach.*not subclasses",
+    ),
   ],
 )
 def test_a_wrong_rule_is_an_error_that_names_the_cure(rules, text):
@@ -103,6 +107,7 @@ def test_a_wrong_rule_is_an_error_that_names_the_cure(rules, text):
     ({"kernel_quantizer": "sign"}, "must be a quantizer"),
     ({"start": 2.0, **ONE_BIT}, "progress from 0 to 1"),
     ({"start": 0.5}, "has no quantizers, so start"),
+    ({"start": -0.1, **ONE_BIT}, "progress from 0 to 1"),
   ],
 )
 def test_a_bad_rule_is_refused_at_once(fields, text):
@@ -140,12 +145,13 @@ def test_reasons():
     def __call__(self, x):
       return self.mine(self.hooked(self.scaled(x))) @ self.w[...]
 
-  plan = jbin.plan(Odd(nnx.Rngs(0)), jbin.Rule(**ONE_BIT), jnp.ones((1, 4)))
+  rules = [jbin.Rule("mine"), jbin.Rule(**ONE_BIT)]
+  plan = jbin.plan(Odd(nnx.Rngs(0)), rules, jnp.ones((1, 4)))
   reasons = {entry.path: entry.reason for entry in plan.entries}
   assert "a subclass of Linear" in reasons["scaled"]
   assert "dot_general" in reasons["hooked"]
   assert "did not run" in reasons["asleep"]
-  assert "has quantizers already" in reasons["mine"]
+  assert reasons["mine"] == "already quantized"
   assert any(r == "w, in the model's own code" for r in reasons.values())
 
 

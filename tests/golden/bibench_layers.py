@@ -4,15 +4,14 @@ Official arrays are channels first, kernels output channel first.
 """
 
 import dataclasses
-import functools
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jbin import nn, quantizers, schedules
+from tests.golden import torch_layers as layers
 from tests.golden.compare import Reader, Vectors, close_gradient, vjp_of
 
 FORWARD, BACKWARD = 2e-6, 2e-5  # the vectors' README
@@ -29,14 +28,6 @@ CONVOLUTIONS = (
 NETS = ("fc1", "fc2")
 
 
-def near(got, want, tolerance=FORWARD):
-  """Values: relative to each entry, and absolute below 1."""
-  got, want = np.asarray(got), np.asarray(want)
-  assert got.shape == want.shape
-  excess = abs(got - want) / np.maximum(1, abs(want))
-  assert excess.max() <= tolerance, excess.max()
-
-
 def near_sums(got, want):
   """Sums: a small one of large terms is no better than its terms.
 
@@ -44,7 +35,7 @@ def near_sums(got, want):
   quantized tensors, where these are small.
   """
   largest = max(1, abs(want).max())
-  near(got / largest, want / largest)
+  layers.near(got / largest, want / largest, FORWARD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +51,12 @@ class Case:
   def tensor(self, name):
     """An input, output, or gradient of one, channels last."""
     x = self.z[name]
-    return x if self.linear else np.moveaxis(x, 1, -1)
+    return x if self.linear else layers.tensor(x)
 
   def kernel(self, name):
     """A kernel, output channel last."""
-    w = np.moveaxis(self.z[name], 0, -1)
-    return w if self.linear else np.moveaxis(w, 0, -2)
+    w = self.z[name]
+    return w.T if self.linear else layers.kernel(w)
 
   def number(self, name):
     return float(np.ravel(self.z[name])[0])
@@ -164,30 +155,6 @@ class _Net(nnx.Module):
 
 
 def _net(case: Case, pair) -> _Net:
-  kernel = case.kernel("p_weight")
-  bias = "grad_bias" in case
-  options = {
-    "use_bias": bias,
-    "input_quantizer": pair[0],
-    "kernel_quantizer": pair[1],
-    "rngs": nnx.Rngs(0),
-  }
-  if case.linear:
-    layer = nn.Linear(*kernel.shape, **options)
-  else:
-    stride, pad = map(int, case.z["stride_pad"])
-    layer = nn.Conv(
-      *kernel.shape[-2:],
-      kernel.shape[:-2],
-      stride,
-      padding=[(pad, pad)] * (kernel.ndim - 2),
-      **options,
-    )
-  layer.kernel[...] = jnp.asarray(kernel)
-  if "p_bias" in case:
-    values = case.z["p_bias"]  # Bi-Real and ReAct ignore theirs
-    if bias:
-      layer.bias[...] = jnp.asarray(values)
   learned = case.learned("p_")
   output = None
   if "output" in learned:
@@ -195,11 +162,16 @@ def _net(case: Case, pair) -> _Net:
     output = nn.SpatialScale(*(*sizes, 1)[:2])
     for name, value in learned["output"].items():
       getattr(output, name)[...] = jnp.asarray(value)
-  for part in ("input", "kernel"):
-    holder = getattr(layer, f"{part}_quantizer")
-    assert set(holder.learned) == set(learned.get(part, {}))
-    for name, value in learned.get(part, {}).items():
-      holder.learned[name][...] = jnp.asarray(value)
+  given = case.z["p_bias"] if "p_bias" in case else None
+  layer = layers.layer(
+    case.z,
+    *pair,
+    weight="p_weight",
+    # Bi-Real and ReAct ignore theirs.
+    bias=given if "grad_bias" in case else None,
+    learned=(learned.get("input", {}), learned.get("kernel", {})),
+    linear=case.linear,
+  )
   return _Net(layer, output)
 
 
@@ -226,26 +198,6 @@ def _whole(case: Case, pair):
       close_gradient(mine[...], want, BACKWARD, 1e-9)
 
 
-def _alone(pair, x, learned):
-  """Values of both quantizers; gradients of inputs and of what is learned.
-
-  `x` has (tensor, upstream gradient) of each.
-  """
-
-  @jax.jit
-  def run(x, learned):
-    def value(quantizer, x, values):
-      return quantizer(x, progress=jnp.float32(0), **values).value
-
-    out = []
-    for quantizer, (part, g), values in zip(pair, x, learned, strict=True):
-      y, back = jax.vjp(functools.partial(value, quantizer), part, values)
-      out.append((y, *back(g)))
-    return out
-
-  return run(*jax.tree.map(jnp.asarray, (x, learned)))
-
-
 def _operators(case: Case, pair):
   """Both quantizers, before any output scale."""
   inputs, kernels = pair
@@ -259,14 +211,13 @@ def _operators(case: Case, pair):
   x, w = case.tensor("x"), case.kernel("p_weight")
   # Some linear layers flatten the leading axes.
   g = case.tensor("g_qa").reshape(x.shape)
-  both = _alone(
-    (inputs, kernels),
-    [(x, g), (w, case.kernel("g_qw"))],
-    [learned.get("input", {}), weights],
+  both = (
+    layers.alone(inputs, x, g, **learned.get("input", {})),
+    layers.alone(kernels, w, case.kernel("g_qw"), **weights),
   )
   (y, dx, _), (yw, dw, _) = both
-  near(y, case.tensor("qa").reshape(x.shape))
-  near(yw, case.kernel("qw"))
+  layers.near(y, case.tensor("qa").reshape(x.shape), FORWARD)
+  layers.near(yw, case.kernel("qw"), FORWARD)
   close_gradient(dx, case.tensor("qa_grad_x"), BACKWARD)
   close_gradient(dw, case.kernel("qw_grad_weight"), BACKWARD, 1e-9)
   for part, prefix, (*_, got) in zip(
@@ -317,23 +268,12 @@ def _check(op: str, case: Case, when: str = ""):
     _noiseless(case)
 
 
-def _cases(z: Vectors, pattern: str):
-  """(groups of the pattern, the arrays of that case) of a file."""
-  groups: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
-  for key in z:
-    found = re.match(pattern, key)
-    assert found, f"{key}: no check reads it"
-    groups.setdefault(found.groups(), {})[key[found.end() :]] = z[key]
-  assert groups
-  return groups
-
-
 def conv2d(op: str):
   """The check of a convolution's file."""
 
   def check(z: Vectors):
     shared = r"c(\d+)__(?:(\w+?)__)?"
-    cases = _cases(z, shared)
+    cases = layers.groups(z, shared)
     for (index, when), arrays in cases.items():
       if set(arrays) == {"stride_pad"}:
         continue  # one for all epochs
@@ -346,14 +286,14 @@ def conv2d(op: str):
 
 
 def conv1d(z: Vectors):
-  for (op, _), arrays in _cases(z, r"([a-z]+)__c(\d+)__").items():
+  for (op, _), arrays in layers.groups(z, r"([a-z]+)__c(\d+)__").items():
     read = Reader(arrays)
     _check(op, Case(read))
     read.all_read()
 
 
 def linear(z: Vectors):
-  for (op, _), arrays in _cases(z, r"([a-z]+)__l(\d+)__").items():
+  for (op, _), arrays in layers.groups(z, r"([a-z]+)__l(\d+)__").items():
     read = Reader(arrays)
     _check(op, Case(read, linear=True))
     read.all_read()
@@ -361,17 +301,13 @@ def linear(z: Vectors):
 
 def react_linear_corrected(z: Vectors):
   """The threshold in both passes, as the paper has it (float64)."""
-  kernel = z["weight"].T
-  layer = nn.Linear(
-    *kernel.shape,
-    use_bias=False,
-    input_quantizer=quantizers.rsign(zero=0.0),
-    kernel_quantizer=quantizers.xnor(zero=0.0),
-    rngs=nnx.Rngs(0),
+  layer = layers.layer(
+    z,
+    quantizers.rsign(zero=0.0),
+    quantizers.xnor(zero=0.0),
+    learned=({"threshold": z["channel_threshold"][0]}, {}),
+    linear=True,
   )
-  layer.kernel[...] = jnp.asarray(kernel)
-  threshold = layer.input_quantizer.learned["threshold"]
-  threshold[...] = jnp.asarray(z["channel_threshold"][0])
   y, _, dparams, dx = vjp_of(layer, z["x"], np.float32(z["gy"]))
   near_sums(y, z["y"])
   close_gradient(dx, z["grad_x"], BACKWARD)

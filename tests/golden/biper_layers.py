@@ -112,7 +112,7 @@ def _layer(z, inputs, kernels, progress):
   bias = None
   if "bias" in z:
     bias = z["bias"]
-  layer = layers.convolution(
+  layer = layers.layer(
     z,
     inputs,
     kernels,

@@ -44,7 +44,7 @@ def _adabin_layer(z, t, k):
   y, *_ = layers.alone(kernels, w, w)
   layers.near(y, layers.kernel(z["qw"]), FORWARD)
   learned = ({"a": a, "b": b}, {})
-  layer = layers.convolution(z, inputs, kernels, learned=learned)
+  layer = layers.layer(z, inputs, kernels, learned=learned)
   y, _, dparams, dx = layers.gradients(layer, z)
   layers.near(y, layers.tensor(z["y"]), FORWARD)
   close_gradient(dx, layers.tensor(z["grad_x"]), BACKWARD)

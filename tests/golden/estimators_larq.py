@@ -29,7 +29,9 @@ def _sign(clip):
 
 def _heaviside(clip):
   clip = _number(clip)
-  return (lambda x: estimators.ste_heaviside(x, clip),)
+  return _both(
+    lambda x: estimators.ste_heaviside(x, clip), quantizers.ste_heaviside(clip)
+  )
 
 
 def _tern(threshold, clip):

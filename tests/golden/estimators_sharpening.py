@@ -17,7 +17,7 @@ SCHEDULE = r"e(\d+)of(\d+)_T([\d.]+)to([\d.]+)"
 
 def _layer(z, inputs, kernels, **options):
   """The whole layer of a case; what else it has to show."""
-  layer = layers.convolution(z, inputs, kernels, **options)
+  layer = layers.layer(z, inputs, kernels, **options)
   y, new, dparams, dx = layers.gradients(layer, z)
   layers.near(y, layers.tensor(z["y"]), FORWARD)
   close_gradient(dx, layers.tensor(z["grad_x"]), BACKWARD)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jbin import estimators, nn, quantizers
+from jbin import nn, quantizers
 from tests.golden.compare import (
   Reader,
   Vectors,
@@ -124,9 +124,10 @@ def bert_quantizers(vectors: Vectors):
   """Sign and bool as queries, keys, values and scores have them."""
   z = Reader(vectors)
   signs = quantizers.sign(edge="open", zero=0.0)
+  steps = quantizers.ste_heaviside(edge="open")
   kinds = {
     "sign": lambda x: signs(x).value,
-    "bool": lambda x: estimators.ste_heaviside(x, edge="open"),
+    "bool": lambda x: steps(x).value,
   }
   for head in heads(z, ".out"):
     y, (dx,) = pull(kinds[head], z["grad_out"], z["x"])

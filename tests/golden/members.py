@@ -68,6 +68,7 @@ MEMBERS: dict[str, dict[str, tuple[str, ...] | str]] = {
     "sign": ("bibench/conv2d_bnn",),
     "siman_activation": ("estimators/siman",),
     "siman_weight": ("estimators/siman",),
+    "ste_heaviside": ("estimators/larq_quantizers", "bibert/quantizers"),
     "ste_tern": ("estimators/larq_quantizers",),
     "swish_sign": ("estimators/larq_quantizers",),
     "ttq": ("estimators/derived_misc",),

@@ -77,7 +77,7 @@ def _layer(z, o, progress):
   x = layers.tensor(z["x"])
   y, *_ = layers.alone(inputs, x, x, progress)
   np.testing.assert_array_equal(y, layers.tensor(z["qa"]))
-  layer = layers.convolution(z, inputs, kernels, progress=progress)
+  layer = layers.layer(z, inputs, kernels, progress=progress)
   y, _, dparams, dx = layers.gradients(layer, z)
   layers.near(y, layers.tensor(z["y"]), LAYER)
   close_gradient(dx, layers.tensor(z["grad_x"]), LAYER)

@@ -1,4 +1,4 @@
-"""PyTorch layers of a file, as `nn.Conv` with two quantizers.
+"""PyTorch layers of a file, as `nn.Conv` or `nn.Linear` with two quantizers.
 
 Arrays are channels first, kernels output channel first.
 """
@@ -62,7 +62,7 @@ def alone(quantizer: quantizers.Quantizer, x, g, progress=0.0, **values):
   return run(jnp.asarray(x), jnp.asarray(g), values)
 
 
-def convolution(
+def layer(
   arrays: Vectors,
   inputs: quantizers.Quantizer,
   kernels: quantizers.Quantizer,
@@ -72,31 +72,35 @@ def convolution(
   learned: tuple[Learned, Learned] = ({}, {}),
   statistics: Learned | None = None,
   progress: float = 0.0,
-) -> nn.Conv:
+  linear: bool = False,
+) -> nn.Conv | nn.Linear:
   """The layer of a case: its weights, and its quantizers with their values."""
-  stride, pad = map(int, arrays["stride_pad"])
-  w = kernel(arrays[weight])
-  layer = nn.Conv(
-    *w.shape[-2:],
-    w.shape[:-2],
-    stride,
-    padding=[(pad, pad)] * (w.ndim - 2),
-    use_bias=bias is not None,
-    input_quantizer=inputs,
-    kernel_quantizer=kernels,
-    rngs=nnx.Rngs(0),
-  )
-  layer.kernel[...] = jnp.asarray(w)
+  w = arrays[weight].T if linear else kernel(arrays[weight])
+  options = {
+    "use_bias": bias is not None,
+    "input_quantizer": inputs,
+    "kernel_quantizer": kernels,
+    "rngs": nnx.Rngs(0),
+  }
+  if linear:
+    made = nn.Linear(*w.shape, **options)
+  else:
+    stride, pad = map(int, arrays["stride_pad"])
+    padding = [(pad, pad)] * (w.ndim - 2)
+    made = nn.Conv(
+      *w.shape[-2:], w.shape[:-2], stride, padding=padding, **options
+    )
+  made.kernel[...] = jnp.asarray(w)
   if bias is not None:
-    layer.bias[...] = jnp.asarray(bias)
-  parts = (layer.input_quantizer, layer.kernel_quantizer)
+    made.bias[...] = jnp.asarray(bias)
+  parts = (made.input_quantizer, made.kernel_quantizer)
   for part, values in zip(parts, learned, strict=True):
     assert set(part.learned) == set(values)
     for name, value in values.items():
       part.learned[name][...] = jnp.asarray(value)
   for name, value in (statistics or {}).items():
-    layer.kernel_quantizer.statistics[name][...] = jnp.asarray(value)
-  return schedules.set_progress(layer, progress)
+    made.kernel_quantizer.statistics[name][...] = jnp.asarray(value)
+  return schedules.set_progress(made, progress)
 
 
 def gradients(layer: nn.Conv, arrays: Vectors):

@@ -272,12 +272,6 @@ ERRORS = {
     )(jnp.ones((1, 5, 5, 4))),
     "causal padding needs one spatial axis, not 2",
   ),
-  "out_sharding": (
-    lambda: nn.Linear(4, 6, input_quantizer=SIGN, rngs=RNGS)(
-      jnp.ones((2, 4)), out_sharding=jax.sharding.PartitionSpec()
-    ),
-    "Linear: out_sharding has no meaning",
-  ),
   "general axes": (
     lambda: nn.LinearGeneral(
       (4, 2), 6, axis=(-1, 1), input_quantizer=SIGN, rngs=RNGS
@@ -301,12 +295,6 @@ ERRORS = {
       4, 6, dot_general_cls=lambda: jnp.dot, input_quantizer=SIGN, rngs=RNGS
     ),
     "LinearGeneral: dot_general_cls has no meaning with a quantizer",
-  ),
-  "general out_sharding": (
-    lambda: nn.LinearGeneral(4, 6, input_quantizer=SIGN, rngs=RNGS)(
-      jnp.ones((2, 4)), out_sharding=jax.sharding.PartitionSpec()
-    ),
-    "LinearGeneral: out_sharding has no meaning",
   ),
   "transposed mask": (
     lambda: nn.ConvTranspose(

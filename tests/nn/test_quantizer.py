@@ -8,6 +8,7 @@ from flax import nnx
 
 from jbin import nn, quantizers, schedules
 from jbin.quantizers import _pokebnn
+from tests import programs
 from tests.nn import layers
 
 SHAPE = (4, 3)
@@ -93,21 +94,15 @@ def test_statistics_are_used_in_the_step_that_measures_them():
 def test_a_compiled_step_is_traced_once(kind):
   """State goes in and comes out; nothing changes its type on the way."""
   layer, eager = _layer(start=0.5), _layer(start=0.5)
-  traces = []
-
-  def step(layer, x):
-    traces.append(x)
-    return layer(x)
-
   if kind == "nnx.jit":
-    run = nnx.jit(step)
+    run = compiled = programs.Jit(lambda layer, x: layer(x), nnx.jit)
   else:
     graph = nnx.graphdef(layer)
 
-    @jax.jit
+    @programs.Jit
     def compiled(state, x):
       module = nnx.merge(graph, state)
-      return step(module, x), nnx.state(module)
+      return module(x), nnx.state(module)
 
     def run(layer, x):
       y, new = compiled(nnx.state(layer), x)
@@ -118,7 +113,7 @@ def test_a_compiled_step_is_traced_once(kind):
     for each in (layer, eager):
       nnx.update(each, schedules.set_progress(nnx.state(each), i / 4))
     np.testing.assert_allclose(run(layer, _x(i)), eager(_x(i)), rtol=1e-5)
-  assert len(traces) == 1
+  assert compiled.traces == 1
   for path, (_, value) in layers.state_of(eager).items():
     np.testing.assert_allclose(
       layers.state_of(layer)[path][1], value, rtol=1e-6, err_msg=str(path)

@@ -131,14 +131,3 @@ def test_the_last_part_sees_what_the_others_did():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=3e-8), new, want
   )
-
-
-def test_decay_reaches_kernels_only():
-  shapes = {"kernel": (3, 3, 2, 2), "dense": (2, 2), "bias": (2,), "s": ()}
-  params = {key: jnp.zeros(shape) for key, shape in shapes.items()}
-  assert optimizers.decayed(params) == {
-    "kernel": True,
-    "dense": True,
-    "bias": False,
-    "s": False,
-  }

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 
 from jbin import errors, optimizers, quantizers, schedules
 from jbin.train import sharding
+from tests import programs
 
 STEPS = 4
 
@@ -146,18 +147,12 @@ def _step(tx, row, params, state, g, progress):
 
 def _run(row, tx, params, grads, once=True):
   state = tx.init(params)
-  traces = []
-
-  @jax.jit
-  def step(params, state, g, progress):
-    traces.append(progress)
-    return _step(tx, row, params, state, g, progress)
-
+  step = programs.Jit(functools.partial(_step, tx, row))
   trail = [params]
   for t, g in enumerate(grads):
     params, state = step(params, state, g, schedules.progress_at(t, STEPS))
     trail.append(params)
-  assert len(traces) == 1 or not once
+  assert step.traces == 1 or not once
   return trail, state
 
 

@@ -1,4 +1,4 @@
-"""Masks from a model: which weights, how they lie, and what decays."""
+"""Masks from a model: which weights, and how they lie."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jbin import errors, nn, optimizers, quantizers
+from jbin import nn, optimizers, quantizers
 
 
 class Net(nnx.Module):
@@ -103,25 +103,6 @@ def test_a_clip_counts_in_the_quantizer_s_own_level(net):
   np.testing.assert_allclose(ends["stack", "kernel"], 1.0, rtol=1e-6)
   assert (ends["two", "kernel"] > 8).all()
   assert (ends["one", "bias"] > 8).all()
-
-
-@pytest.mark.parametrize("reach", ["kernels", "float", "latents"])
-def test_decay_reaches_what_it_says(net, reach):
-  mask = _flat(optimizers.decay_mask(net, reach))
-  kernels = {layer for layer, name in mask if name == "kernel"}
-  latent = {*ONE, "two", "eight"}
-  want = {
-    # The bias of a stack has two axes.
-    "kernels": {*((layer, "kernel") for layer in kernels), ("stack", "bias")},
-    "float": {("float", "kernel"), ("stack", "bias")},
-    "latents": {(layer, "kernel") for layer in latent},
-  }
-  assert {path for path, here in mask.items() if here} == want[reach]
-
-
-def test_an_unknown_reach_is_a_clear_error(net):
-  with pytest.raises(errors.UserError, match="did you mean kernels"):
-    optimizers.decay_mask(net, "kernel")
 
 
 def test_nnx_s_optimizer_takes_them(net):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -39,6 +39,9 @@ class Row:
     progress: for one with a schedule.
     variables: x -> the learned values and statistics; None: the initial ones.
     coded: whether products get codes.
+    second: the second derivative. "formula": that of the formula's gradient.
+      "held": the same where the means and ends of x stand still; they are
+      constants for the quantizer. "finite": more is not checked (say why).
     levels: distinct values in a slice along `kept`; None: 2^bits. 0: not
       checked (say why beside the row).
     rtol: of the comparison in float32.
@@ -52,6 +55,7 @@ class Row:
   variables: Callable[[Array], Mapping[str, Any]] | None = None
   coded: bool = True
   levels: int | None = None
+  second: Literal["formula", "held", "finite"] = "formula"
   rtol: float = 2e-6
   rtol16: float = 2.0**-8
 

@@ -13,18 +13,22 @@ def moments(x, kept):
   return axes, d, count, (d**2).sum(axes, keepdims=True)
 
 
-def standardized(x, kept, ddof=1, eps=0.0):
-  """(x - mean) / sqrt(var + eps) and dv -> dx; zeros where all are equal."""
+def standardized(x, kept, ddof=1, eps=0.0, centered=True):
+  """(x - mean) / sqrt(var + eps) and dv -> dx; zeros where all are equal.
+
+  Not centered: x / sqrt(var + eps).
+  """
   axes, d, count, squares = moments(x, kept)
   var = squares / (count - ddof) + eps
   inverse = np.where(var > 0, 1 / np.sqrt(np.where(var > 0, var, 1)), 0.0)
+  top = d if centered else x.astype(np.float64)
 
   def pull(dv):
-    dvar = -0.5 * inverse**3 * (dv * d).sum(axes, keepdims=True)
-    dd = dv * inverse + 2 * d * dvar / (count - ddof)
-    return dd - dd.mean(axes, keepdims=True)
+    dvar = -0.5 * inverse**3 * (dv * top).sum(axes, keepdims=True)
+    dx = dv * inverse + 2 * d * dvar / (count - ddof)
+    return dx - dx.mean(axes, keepdims=True) if centered else dx
 
-  return d * inverse, pull
+  return top * inverse, pull
 
 
 def deviation(x, kept):

@@ -1,11 +1,6 @@
-"""What every quantizer promises; a new one adds its rows under `rows/`.
-
-A row is a quantizer with its options, and its value and gradient in plain
-numpy, of float32 where an edge must be met exactly.
-"""
+"""What every quantizer promises; a new one adds its rows under `rows/`."""
 
 import dataclasses
-import functools
 
 import hypothesis
 import jax
@@ -18,113 +13,35 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jbin import bits, quantizers
-from tests.quantizers import formulas
+from tests.quantizers import contract, formulas
+from tests.quantizers.contract import every_dtype, every_row
 from tests.quantizers.formulas import SHAPE
 from tests.quantizers.rows import ROWS
-
-MEMBERS = [
-  pytest.param(row, id=f"{name}-{i}")
-  for name, rows in ROWS.items()
-  for i, row in enumerate(rows)
-]
-every_row = pytest.mark.parametrize("row", MEMBERS)
-every_quantizer = pytest.mark.parametrize(
-  "row", [rows[0] for rows in ROWS.values()], ids=ROWS
-)
 
 
 def test_every_quantizer_has_a_row():
   assert set(quantizers.REGISTRY) == set(ROWS)
 
 
-def _upstream():
-  return np.linspace(-1, 2, np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
-
-
-def _quantize(row, x, variables):
-  progress = None if row.progress is None else jnp.float32(row.progress)
-  return row.quantizer(x, progress=progress, **variables)
-
-
-def _pair(row, x, g, variables):
-  """Everything that a quantizer gives, and the pull-back of `g`."""
-  learned = {name: variables[name] for name in _learned(row, x)}
-
-  def run(x, learned):
-    q = _quantize(row, x, {**variables, **learned})
-    return q.value, q
-
-  _, pull, q = jax.vjp(run, x, learned, has_aux=True)
-  dx, dlearned = pull(g)
-  return q, dx, dlearned
-
-
-def _learned(row, x):
-  """The names of what the quantizer learns."""
-  key = jax.random.key(0) if row.quantizer.seeded else None
-  return jax.eval_shape(
-    lambda x: row.quantizer.parameters(x.shape[-1], x, key), x
-  )
-
-
-@functools.cache
-def _jitted(row):
-  return jax.jit(functools.partial(_pair, row))
-
-
-def _run(row, x, dtype=jnp.float32):
-  x, g = jnp.asarray(x, dtype), jnp.asarray(_upstream(), dtype)
-  wide = np.asarray(x, np.float32)
-  return (wide, np.asarray(g, np.float32)), _jitted(row)(x, g, row.values(wide))
-
-
-def _close(got, want, rtol):
-  """As near as `rtol` of the largest entry; NaN in `want` is not compared."""
-  got, want = np.asarray(got, np.float32), np.asarray(want, np.float32)
-  either = np.isnan(want)
-  assert either.mean() < 0.02
-  largest = float(np.nanmax(abs(want), initial=0))
-  np.testing.assert_allclose(
-    np.where(either, 0, got),
-    np.where(either, 0, want),
-    rtol=rtol,
-    atol=rtol * max(largest, 1.0),
-  )
-
-
-def _check(row, x, g, got, dtype=jnp.float32):
-  q, dx, dlearned = got
-  rtol = row.rtol if dtype == jnp.float32 else row.rtol16
-  value, pull, *learned = row.formula(x)
-  _close(q.value, value, rtol)
-  _close(dx, pull(g) if callable(pull) else g * pull, 2 * rtol)
-  pulls = learned[0] if learned else {}
-  assert set(pulls) == set(dlearned), "the row lacks a learned gradient"
-  for name, pull in pulls.items():
-    want = pull(g) if callable(pull) else g * pull
-    _close(np.reshape(dlearned[name], np.shape(want)), want, 8 * rtol)
-
-
 @every_row
 def test_value_and_gradient_are_the_formulas(row):
-  (x, g), got = _run(row, formulas.tensor())
-  _check(row, x, g, got)
+  (x, g), (q, *gradients) = contract.run(row, formulas.tensor())
+  contract.check(row, x, g, (q.value, *gradients))
 
 
 @every_row
 def test_dtype_is_kept(row):
   """bfloat16 in, bfloat16 out: the levels of the input read as float32."""
-  (x, g), got = _run(row, formulas.tensor(), jnp.bfloat16)
-  q, dx, _ = got
+  (x, g), (q, dx, dlearned) = contract.run(row, formulas.tensor(), jnp.bfloat16)
   assert q.value.dtype == dx.dtype == q.dtype == jnp.bfloat16
   assert q.scale is None or q.scale.dtype == jnp.float32
-  _check(row, x, g, got, jnp.bfloat16)
+  contract.check(row, x, g, (q.value, dx, dlearned), jnp.bfloat16)
 
 
 @every_row
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+@every_dtype
 def test_value_is_codes_times_scale(row, dtype):
-  (x, _), (q, *_) = _run(row, formulas.tensor(), dtype)
+  (x, _), (q, *_) = contract.run(row, formulas.tensor(), dtype)
   assert q.shape == x.shape
   assert q.ndim == x.ndim
   assert q.bits == row.quantizer.bits
@@ -134,11 +51,8 @@ def test_value_is_codes_times_scale(row, dtype):
     assert q.codes is not None or q.scale is None
   if q.codes is None:
     return
-  codes = np.asarray(q.codes, np.float32)
+  codes = contract.check_codes(q)
   low, high = q.levels
-  assert low <= codes.min()
-  assert codes.max() <= high
-  assert (codes == np.round(codes)).all()
   narrow = jnp.int8 if low >= -128 and high <= 127 else jnp.bfloat16
   assert q.codes.dtype == narrow
   scale = np.float32(1)
@@ -158,11 +72,11 @@ def test_value_is_codes_times_scale(row, dtype):
 
 @every_row
 def test_levels_of_a_channel_fit_its_bits(row):
-  if row.formula is formulas.floats:
+  if contract.passes(row):
     pytest.skip("not active: floats pass")
   if row.levels == 0:
     pytest.skip("its levels cannot be counted: see the row")
-  _, (q, *_) = _run(row, 3 * formulas.tensor())
+  _, (q, *_) = contract.run(row, 3 * formulas.tensor())
   value = np.asarray(q.value)
   kept = [axis % value.ndim for axis in row.kept]
   order = kept + [a for a in range(value.ndim) if a not in kept]
@@ -198,7 +112,9 @@ def test_value_and_codes_come_from_a_tag(row):
   outputs = ["value", "codes"] if row.coded else ["value"]
   for output in outputs:
     said = _ancestors(
-      lambda x, output=output: getattr(_quantize(row, x, variables), output),
+      lambda x, output=output: getattr(
+        contract.quantize(row, x, variables), output
+      ),
       x,
     )
     assert set(said) == {bits.BitsTag(row.quantizer.bits)}, output
@@ -209,24 +125,11 @@ def test_codes_and_scale_carry_no_gradient(row):
   x = formulas.tensor()
 
   def total(x):
-    q = _quantize(row, x, row.values(formulas.tensor()))
+    q = contract.quantize(row, x, row.values(formulas.tensor()))
     parts = [p for p in (q.codes, q.scale) if p is not None]
     return sum((p.astype(jnp.float32).sum() for p in parts), jnp.float32(0))
 
   np.testing.assert_array_equal(jax.jit(jax.grad(total))(x), 0)
-
-
-@every_row
-def test_constant_channels_are_finite(row):
-  values = [0.0, 1.0, -3.0, 1e-30, 1e18, -1e-3, 0.5, -1.0]
-  for x in (
-    np.zeros(SHAPE),
-    np.broadcast_to(np.array(values * 2), SHAPE),
-    np.broadcast_to(np.array(values).reshape(8, 1, 1), SHAPE),
-  ):
-    _, (q, dx, _) = _run(row, x.astype(np.float32))
-    assert np.isfinite(q.value).all()
-    assert np.isfinite(dx).all()
 
 
 @every_row
@@ -240,13 +143,11 @@ def test_random_tensors(row):
     arrays.arrays(np.float32, shape, elements=elements, fill=elements)
   )
   def holds(x):
-    _, (q, dx, _) = _run(row, x)
+    _, (q, dx, _) = contract.run(row, x)
     assert np.isfinite(q.value).all()
     assert np.isfinite(dx).all()
     if row.coded and q.codes is not None:
-      codes = np.asarray(q.codes, np.float32)
-      assert q.levels[0] <= codes.min()
-      assert codes.max() <= q.levels[1]
+      codes = contract.check_codes(q)
       scale = 1.0 if q.scale is None else np.asarray(q.scale)
       np.testing.assert_allclose(q.value, codes * scale, rtol=1e-6)
 
@@ -271,16 +172,16 @@ def test_transformations_change_little(row):
   """
   x, g = (
     np.stack([formulas.tensor(), 2 * formulas.tensor()[::-1]]),
-    np.stack([_upstream()] * 2),
+    np.stack([contract.upstream()] * 2),
   )
   one = row.values(x[0])
 
   def pair(x, g):
-    q, dx, _ = _pair(row, x, g, one)
+    q, dx, _ = contract.pair(row, x, g, one, contract.at(row))
     return q.value, dx
 
   def remat(x, g):
-    run = jax.checkpoint(lambda x: _quantize(row, x, one).value)
+    run = jax.checkpoint(lambda x: contract.quantize(row, x, one).value)
     return run(x), jax.grad(lambda x: (run(x) * g).sum())(x)
 
   @jax.jit
@@ -300,16 +201,17 @@ def test_transformations_change_little(row):
       )
 
 
-@every_quantizer
+@contract.quantizers_that()
 def test_sharded_over_eight_devices(row):
   """A scale is that of the whole tensor, not of a device's part."""
   mesh = jax.make_mesh((8,), ("d",), (jax.sharding.AxisType.Auto,))
-  x, g = formulas.tensor(), _upstream()
+  x, g = formulas.tensor(), contract.upstream()
   spec = NamedSharding(mesh, PartitionSpec("d"))
   put = [jax.device_put(a, spec) for a in (x, g)]
-  got = _jitted(row)(*put, row.values(x))
-  assert got[0].value.sharding.is_equivalent_to(spec, 3)
-  _check(row, x, g, got)
+  run = contract.jitted(row)
+  q, *gradients = run(*put, row.values(x), contract.at(row))
+  assert q.value.sharding.is_equivalent_to(spec, 3)
+  contract.check(row, x, g, (q.value, *gradients))
 
 
 @every_row

@@ -25,24 +25,19 @@ def test_a_schedule_is_traced_once_and_equals_its_number(make):
   schedule = schedules.linear(2.0, 1.0)
   assert make(schedule).scheduled
   assert not make(1.5).scheduled
-  traces = []
 
   def pair(quantizer, x, progress=None):
     run = lambda x: quantizer(x, progress=progress).value
     return run(x), jax.grad(lambda x: run(x).sum())(x)
 
-  @jax.jit
-  def scheduled(x, progress):
-    traces.append(progress)
-    return pair(make(schedule), x, progress)
-
+  scheduled = programs.Jit(lambda x, p: pair(make(schedule), x, p))
   x = formulas.tensor()
   for progress in (0.0, 0.25, 0.5, 1.0):
     got = scheduled(x, np.float32(progress))
     want = pair(make(2.0 - progress), x)
     for mine, number in zip(got, want, strict=True):
       np.testing.assert_allclose(mine, number, rtol=1e-6, atol=1e-7)
-  assert len(traces) == 1
+  assert scheduled.traces == 1
   with pytest.raises(errors.UserError, match="needs a progress"):
     make(schedule)(x)
 

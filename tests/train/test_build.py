@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from flax import nnx
 
 from jbin import errors, registry, schedules
 from jbin.train import build, config as config_lib
+from tests import programs
 
 TOYS = registry.Registry("toy")
 
@@ -81,6 +83,30 @@ def test_model_depends_on_the_seed_alone(tiny_config):
   a, b, c = (np.asarray(model.conv.kernel[...]) for model in models)
   assert (a == b).all()
   assert (a != c).any()
+
+
+def test_one_program_makes_the_model_of_every_seed(tiny_config):
+  """Of a traced key, bit for bit as with the seed as a constant."""
+  config = tiny_config()
+  drawn = {"method": "recu", "ends": "same"}  # draws its scales
+  rules = config_lib.Named("method", drawn)
+  given = {"rules": rules, "made_for": build.dataset(config)}
+
+  def maker(seed):
+    return build.model_maker(config.model, seed=seed, **given)
+
+  run = programs.Jit(lambda key: nnx.state(maker(0)(key)))
+  for seed in (0, 3, 2**40 + 1):
+    make = maker(seed)
+    fixed = jax.jit(lambda make=make: nnx.state(make()))()
+    traced = run(jax.random.key(seed))
+    for mine, want in zip(
+      jax.tree.leaves(traced), jax.tree.leaves(fixed), strict=True
+    ):
+      if jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key):
+        mine, want = map(jax.random.key_data, (mine, want))
+      np.testing.assert_array_equal(mine, want)
+  assert run.traces == 1
 
 
 def test_image_size_must_be_what_the_data_gives(tiny_config):

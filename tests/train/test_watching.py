@@ -5,8 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+from flax import nnx
 
-from jbin import errors, watch
+from jbin import errors, models, nn, quantizers, watch
 from jbin.train import config as config_lib, loop
 
 EVERY = 3  # divides no interval of the tiny config
@@ -132,6 +133,50 @@ def test_a_float_model_is_not_watched(tiny_config, tmp_path):
   config = tiny_config(steps=2, watch={"every": 1})
   loop.run(config, tmp_path)
   assert not (tmp_path / "watch.jsonl").exists()
+
+
+class _Rows(nnx.Module):
+  """Reads an image row by row, with a binary cell."""
+
+  def __init__(self, width, num_classes, rngs):
+    cell = nnx.SimpleCell(width, width, rngs=rngs)
+    cell.dense_i, cell.dense_h = (
+      nn.Linear(
+        width,
+        width,
+        input_quantizer=quantizers.sign(),
+        kernel_quantizer=quantizers.xnor(),
+        rngs=rngs,
+      )
+      for _ in range(2)
+    )
+    self.rnn = nnx.RNN(cell)
+    self.head = nnx.Linear(width, num_classes, rngs=rngs)
+
+  def __call__(self, x):
+    rows = (x - x.mean())[..., 0]
+    return self.head(self.rnn(rows)[:, -1])
+
+
+def image_rows(
+  width: int = 8, num_classes: int = 10, *, rngs: nnx.Rngs
+) -> nnx.Module:
+  """A classifier for images of that width."""
+  return _Rows(width, num_classes, rngs)
+
+
+if "image_rows" not in models.REGISTRY:
+  models.REGISTRY.register(image_rows)
+
+
+def test_the_cell_of_an_rnn_is_watched(tiny_config, tmp_path):
+  changes = {"steps": 2, "model": {"name": "image_rows"}, "watch": {"every": 1}}
+  loop.run(tiny_config(**changes), tmp_path)
+  for line in _lines(tmp_path):
+    for name in ("dense_i", "dense_h"):
+      layer = line["layers"][f"rnn/cell/{name}"]
+      assert layer["input_bits"] == layer["bits"] == 1
+      assert 0 < layer["input_share"] <= 1
 
 
 @pytest.mark.parametrize(

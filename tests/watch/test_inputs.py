@@ -120,6 +120,67 @@ def test_layers_of_a_scan_are_told_apart(remat):
     assert watch.warn_one_sided(model, watch.inputs(model, _x(0.0)))
 
 
+class _Sequence(nnx.Module):
+  """What an RNN does with its cell, one way or both."""
+
+  def __init__(self, rngs, both=False):
+    self.rnn = nnx.RNN(self._cell(rngs), return_carry=False)
+    if both:
+      self.rnn = nnx.Bidirectional(self.rnn, nnx.RNN(self._cell(rngs)))
+
+  def _cell(self, rngs):
+    cell = nnx.SimpleCell(4, 4, rngs=rngs)
+    cell.dense_i, cell.dense_h = (
+      _linear(rngs, quantizers.sign()) for _ in range(2)
+    )
+    return cell
+
+  def __call__(self, x):
+    return self.rnn(x)
+
+
+def _sequences():
+  return jax.random.normal(jax.random.key(1), (2, 5, 4))
+
+
+def test_the_cell_of_an_rnn_is_watched_over_its_steps():
+  model, x = _Sequence(nnx.Rngs(0)), _sequences()
+  found = watch.inputs(model, x)
+  outputs = model(x)
+  before = jnp.concatenate([jnp.zeros((2, 1, 4)), outputs[:, :-1]], 1)
+  want = {"rnn/cell/dense_i": x, "rnn/cell/dense_h": before}
+  assert found.keys() == want.keys()
+  for name, went_in in want.items():
+    np.testing.assert_allclose(found[name], (went_in >= 0).mean(), rtol=1e-6)
+  run = jax.jit(watch.inputs)
+  jax.tree.map(np.testing.assert_array_equal, run(model, x), found)
+
+
+def test_rnns_of_both_directions_and_in_a_stack():
+  found = watch.inputs(_Sequence(nnx.Rngs(0), both=True), _sequences())
+  cells = [f"rnn/{way}_rnn/cell" for way in ("forward", "backward")]
+  layers = ("dense_i", "dense_h")
+  assert set(found) == {f"{cell}/{at}" for cell in cells for at in layers}
+
+  class Stack(nnx.Module):
+    def __init__(self):
+      make = nnx.vmap(_Sequence, in_axes=0, out_axes=0)
+      self.layers = make(nnx.Rngs(0).split(2))
+
+    def __call__(self, x):
+      @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+      def run(layer, x):
+        return layer(x)
+
+      return run(self.layers, x)
+
+  found = watch.inputs(Stack(), _sequences())
+  names = {f"layers/rnn/cell/{at}[{i}]" for at in layers for i in range(2)}
+  assert set(found) == names
+  first = found["layers/rnn/cell/dense_i[0]"]
+  np.testing.assert_allclose(first, (_sequences() >= 0).mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("sign", "text"), [(1, "100%"), (-1, "0%")])
 def test_a_one_sided_input_is_named_with_its_cure(sign, text):
   model = _Net(nnx.Rngs(0))

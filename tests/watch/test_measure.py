@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jbin import nn, quantizers, schedules, watch
+from jbin import errors, nn, quantizers, schedules, watch
 from tests.quantizers.rows import ROWS
 
 SHAPE = (6, 5)
@@ -258,3 +258,25 @@ def test_sharded_kernels_give_the_same():
   ]
   for name, number in run(*moved)["kernel"].items():
     np.testing.assert_allclose(number, want[name], rtol=1e-5, err_msg=name)
+
+
+def test_a_part_of_the_parameters_is_measured():
+  """Those that are trained: the other layers are left out."""
+
+  class Two(nnx.Module):
+    def __init__(self):
+      self.a, self.b = (_layer(quantizers.sign()) for _ in range(2))
+
+  model = Two()
+  states = [nnx.state(model, nnx.Param) for _ in range(3)]
+  whole = watch.measure(model, *states)
+  part = nnx.All(nnx.Param, nnx.PathContains("a"))
+  before, grads, after = (nnx.state(model, part) for _ in range(3))
+  assert list(whole) == ["a", "b"]
+  for given in ((before, grads, after), (states[0], grads, states[2])):
+    found = watch.measure(model, *given)
+    assert list(found) == ["a"]
+    jax.tree.map(np.testing.assert_array_equal, found["a"], whole["a"])
+  for given in ((before, states[1], states[2]), (states[0], states[1], after)):
+    with pytest.raises(errors.UserError, match="b/kernel has a gradient, but"):
+      watch.measure(model, *given)

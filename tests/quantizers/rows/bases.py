@@ -137,6 +137,8 @@ def rows():
         kept,
         coded=m == 1,
         levels=m + 1,
+        # More alphas are means of parts of x, which do not stand still.
+        second="held" if m == 1 else "finite",
       )
       for m, kept in ((3, ()), (5, ()), (3, CHANNEL), (1, ()), (1, CHANNEL))
     ],

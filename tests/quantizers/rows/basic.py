@@ -27,7 +27,12 @@ def rows():
     ],
     "xnor": [
       Row(q.xnor(), formulas.xnor(CHANNEL), CHANNEL),
-      Row(q.xnor(EXAMPLE, True), formulas.xnor(EXAMPLE, True), EXAMPLE),
+      Row(
+        q.xnor(EXAMPLE, True),
+        formulas.xnor(EXAMPLE, True),
+        EXAMPLE,
+        second="held",
+      ),
       Row(q.xnor(TENSOR), formulas.xnor(TENSOR)),
       Row(q.xnor((0, 1, 2)), formulas.xnor((0, 1, 2)), (0, 1, 2)),
       Row(
@@ -36,19 +41,25 @@ def rows():
         CHANNEL,
         coded=False,
         levels=3,
+        second="held",
       ),
       *(
         Row(
           q.xnor(kept, keep, center=True),
           formulas.xnor_centered(kept, keep),
           kept,
+          second="held",
         )
         for kept, keep in ((CHANNEL, True), (EXAMPLE, False))
       ),
       *classic.xnor(),
     ],
     "dorefa_weight": [
-      Row(q.dorefa_weight(k, plain), formulas.dorefa_weight(k, plain))
+      Row(
+        q.dorefa_weight(k, plain),
+        formulas.dorefa_weight(k, plain),
+        second="held",
+      )
       for k, plain in ((1, True), (2, True), (4, True), (8, True), (1, False))
     ],
     "dorefa_activation": [

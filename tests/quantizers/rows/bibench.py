@@ -3,8 +3,9 @@
 import numpy as np
 
 from jbin import quantizers, schedules
-from tests.quantizers.formulas import CHANNEL, EXAMPLE, SHAPE, over, sign
+from tests.quantizers.formulas import CHANNEL, EXAMPLE, SHAPE, sign
 from tests.quantizers.row import Row
+from tests.quantizers.standardized import standardized
 
 C = SHAPE[-1]
 SCALE = np.linspace(-0.5, 1.55, C, dtype=np.float32)
@@ -39,27 +40,9 @@ def rsign(shifted, zero):
   return formula
 
 
-def standard(x, kept, centered):
-  """(x - mean) / sqrt(var + 1e-5), and its pull-back; float64."""
-  axes = over(x, kept)
-  x = x.astype(np.float64)
-  deviation = x - x.mean(axes, keepdims=True)
-  count = np.prod([x.shape[a] for a in axes]) - 1
-  var = np.square(deviation).sum(axes, keepdims=True) / count
-  r = 1 / np.sqrt(var + 1e-5)
-  top = deviation if centered else x
-
-  def pull(g):
-    dvar = (g * top).sum(axes, keepdims=True) * r**3 / count
-    dx = g * r - dvar * deviation
-    return dx - dx.mean(axes, keepdims=True) if centered else dx
-
-  return top * r, pull
-
-
 def recu_weight(tau, learned, zero):
   def formula(x):
-    v, back = standard(x, CHANNEL, centered=True)
+    v, back = standardized(x, CHANNEL, eps=1e-5)
     v = 2 * np.sqrt(2) * v
     with np.errstate(divide="ignore"):
       inside = abs(v) <= -abs(v).mean() * np.log(2 - 2 * np.float64(tau))
@@ -73,7 +56,7 @@ def recu_weight(tau, learned, zero):
 
 def recu_activation(kept, zero):
   def formula(x):
-    v, back = standard(x, kept, centered=False)
+    v, back = standardized(x, kept, eps=1e-5, centered=False)
     return sign(x, zero), lambda g: back(g * triangle(v))
 
   return formula
@@ -185,18 +168,31 @@ def rows():
       Row(q.recu_activation(zero=0.0), recu_activation(EXAMPLE, 0), **TERNARY),
     ],
     "fda_weight": [
-      noisy(q.fda_weight(), fda(11, alpha, weights=True), filters, 0.25),
+      noisy(
+        q.fda_weight(),
+        fda(11, alpha, weights=True),
+        filters,
+        0.25,
+        second="held",
+      ),
       noisy(
         q.fda_weight(5, at(0.3), 1.0, 0.0),
         fda(5, 0.3, weights=True, omega=1.0, zero=0.0),
         filters,
         0.0,
+        second="held",
       ),
-      Row(q.fda_weight(18, 0), fda(18, None, weights=True), CHANNEL),
+      Row(
+        q.fda_weight(18, 0),
+        fda(18, None, weights=True),
+        CHANNEL,
+        second="held",
+      ),
       Row(
         q.fda_weight(9, 0, zero=0.0),
         fda(9, None, weights=True, zero=0.0),
         CHANNEL,
+        second="held",
         **TERNARY,
       ),
     ],

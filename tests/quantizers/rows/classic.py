@@ -24,6 +24,14 @@ def _swish(beta, learned=False):
   return formula
 
 
+def _step(clip, inside=np.less_equal, zero=0.0):
+  def formula(x):
+    y = np.where(x > 0, 1.0, np.where(x < 0, 0.0, zero))
+    return y, inside(abs(x), np.inf if clip is None else np.float32(clip))
+
+  return formula
+
+
 def _ternary(x, threshold, keep_ties=False):
   kept = abs(x) >= threshold if keep_ties else abs(x) > threshold
   return np.sign(x) * kept
@@ -122,8 +130,18 @@ def xnor() -> list[Row]:
   """XNOR-Net with the gradients of its paper."""
   q = quantizers.xnor
   return [
-    Row(q(gradient="paper", edge="open"), _xnor("paper", np.less), CHANNEL),
-    Row(q(gradient="paper"), _xnor("paper", np.less_equal), CHANNEL),
+    Row(
+      q(gradient="paper", edge="open"),
+      _xnor("paper", np.less),
+      CHANNEL,
+      second="held",
+    ),
+    Row(
+      q(gradient="paper"),
+      _xnor("paper", np.less_equal),
+      CHANNEL,
+      second="held",
+    ),
     Row(q(gradient="exact", edge="open"), _xnor("exact", np.less), CHANNEL),
   ]
 
@@ -136,6 +154,18 @@ def rows():
       Row(q.swish_sign(), _swish(5.0)),
       Row(q.swish_sign(half), _swish(0.75), progress=0.5),
       Row(q.swish_sign(2.0, learned=True), _swish(2.0, learned=True)),
+    ],
+    "ste_heaviside": [
+      Row(q.ste_heaviside(), _step(1.0)),
+      Row(q.ste_heaviside(half), _step(0.75), progress=0.5),
+      Row(
+        q.ste_heaviside(1.5, "open", zero=1.0),
+        _step(1.5, np.less, 1.0),
+      ),
+      Row(q.ste_heaviside(None), _step(None)),
+      Row(
+        q.ste_heaviside(zero=0.5), _step(1.0, zero=0.5), coded=False, levels=3
+      ),
     ],
     "ste_tern": [
       Row(q.ste_tern(), _tern(0.05, 1.0), levels=3),

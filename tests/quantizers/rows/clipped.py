@@ -75,9 +75,14 @@ def rows():
       Row(q.pact(8, init=1.0), _pact(8, 1.0)),
     ],
     "dsq": [
-      Row(q.dsq(), _dsq(1, None, None, 0.2), coded=False),
+      Row(q.dsq(), _dsq(1, None, None, 0.2), coded=False, second="held"),
       Row(q.dsq(2, -1.5, 1.5, 0.05), _dsq(2, -1.5, 1.5, 0.05), coded=False),
-      Row(q.dsq(4, 0.0, None, 0.3), _dsq(4, 0.0, None, 0.3), coded=False),
+      Row(
+        q.dsq(4, 0.0, None, 0.3),
+        _dsq(4, 0.0, None, 0.3),
+        coded=False,
+        second="held",
+      ),
       Row(q.dsq(1, -1.0, 1.0), _dsq(1, -1.0, 1.0, 0.2), coded=False),
     ],
   }

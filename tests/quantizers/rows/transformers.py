@@ -1,5 +1,7 @@
 """Weights of BiT, BitNet, BiViT, BiBERT, FBI-Linear; BitNet's activations."""
 
+import functools
+
 import numpy as np
 
 from jbin import quantizers
@@ -87,6 +89,8 @@ def up_to(v):
 def rows():
   q = quantizers
   bivit = rows_about_mean(CHANNEL, below, scaled=True, learned=True)
+  # An offset keeps the codes from products.
+  offset = functools.partial(Row, coded=False, second="held")
   return {
     "bit_weight": [
       Row(q.bit_weight(), about_mean(TENSOR, 1.0)),
@@ -106,11 +110,12 @@ def rows():
       Row(q.bitnet_activation(8, True, False), token_integers(128, 1e-5, None)),
     ],
     "bivit_weight": [
-      Row(q.bivit_weight(), bivit, CHANNEL),
+      Row(q.bivit_weight(), bivit, CHANNEL, second="held"),
       Row(
         q.bivit_weight(learned=False),
         rows_about_mean(CHANNEL, below, scaled=True),
         CHANNEL,
+        second="held",
       ),
       Row(
         q.bivit_weight(zero=0.0),
@@ -118,6 +123,7 @@ def rows():
         CHANNEL,
         coded=False,
         levels=3,
+        second="held",
       ),
     ],
     "bibert_weight": [
@@ -139,13 +145,10 @@ def rows():
         levels=3,
       ),
     ],
-    # An offset keeps the codes from products.
     "fbi_weight": [
-      Row(q.fbi_weight(), fbi((-2,)), (-2,), coded=False),
-      Row(q.fbi_weight("row"), fbi(CHANNEL), CHANNEL, coded=False),
-      Row(q.fbi_weight("single"), fbi(TENSOR), coded=False),
-      Row(
-        q.fbi_weight(zero=0.0), fbi((-2,), 0.0), (-2,), coded=False, levels=3
-      ),
+      offset(q.fbi_weight(), fbi((-2,)), (-2,)),
+      offset(q.fbi_weight("row"), fbi(CHANNEL), CHANNEL),
+      offset(q.fbi_weight("single"), fbi(TENSOR)),
+      offset(q.fbi_weight(zero=0.0), fbi((-2,), 0.0), (-2,), levels=3),
     ],
   }
