@@ -39,7 +39,7 @@ from jbin.cost._flops_check import FlopsCheck, flops_check
 from jbin.cost._kernels import Call, Product, kernel
 from jbin.cost._memory import Memory
 from jbin.cost._memory_check import MemoryCheck, compare_memory, memory_check
-from jbin.cost._peak import Peak, peak
+from jbin.cost._peak import Activations, Peak
 from jbin.cost._phases import Training
 from jbin.cost._record import (
   UPDATE,
@@ -52,12 +52,13 @@ from jbin.cost._record import (
 )
 from jbin.cost._report import Report
 from jbin.cost._roofline import Roofline, bytes_moved
-from jbin.cost._training import training
+from jbin.cost._training import peak, training
 
 __all__ = [
   "CHIPS",
   "REGISTRY",
   "UPDATE",
+  "Activations",
   "Branches",
   "Call",
   "Chip",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jbin.cost import _peak
 from jbin.cost._record import Record
 from jbin.cost._report import Report
 from jbin.cost._trace import Parameter, Program, trace
@@ -111,6 +112,7 @@ def report(program: Program, walker: Walker, model: str) -> Report:
     lookups=[look for look in tally.lookups if look.path in parameters],
     collectives=tally.collectives,
     states=program.states,
+    activations=_peak.activations(program, walker),
     not_counted=tally.not_counted,
     notes=tally.notes,
   )

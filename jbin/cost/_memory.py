@@ -9,14 +9,14 @@ if TYPE_CHECKING:
   from jbin.cost._report import Report
 
 LEAVES_OUT = (
-  "activations (`cost.peak`), what the optimizer keeps, the scales that are"
-  " computed from weights and not stored, and padding of packed words"
+  "what is computed from weights alone and not stored, as their scales, and the"
+  " padding of packed words"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes of a model at rest, in 8-bit bytes and not rounded up.
+  """Bytes of a model at rest, and of its activations at their peak.
 
   A weight of a product counts at the bits of its widest use (its tag, or the
   dtype that the product reads), a looked-up table at the bits in which it is
@@ -31,6 +31,10 @@ class Memory:
   other_parameters_by_bits: dict[int, int]
   # Biases, norms, learned scales.
   batch_stats_bytes: float
+  activations_bytes: int
+  # The most at once of what depends on the data, if each value is stored.
+  activations_tagged_bytes: int
+  # The same at the widths of the tags.
   states: dict[str, tuple[str, float]]
   # Caches and recurrent states: the class of the variable, and its bytes.
   leaves_out: str = LEAVES_OUT
@@ -67,16 +71,10 @@ class Memory:
     parts = self.parameters_bytes, self.batch_stats_bytes, self.state_bytes
     return _whole(sum(parts))
 
-  def rows(self) -> list[tuple[str, float]]:
-    """The parts and the total with their names, for a table."""
-    parts = [
-      ("weights", self.weights_bytes),
-      ("embeddings", self.embeddings_bytes),
-      ("other parameters", self.other_parameters_bytes),
-      ("batch statistics", self.batch_stats_bytes),
-      ("states", self.state_bytes),
-    ]
-    return [*((name, n) for name, n in parts if n), ("total", self.total_bytes)]
+  @property
+  def peak_bytes(self) -> float:
+    """Bytes at rest, and of the activations at their peak, at their tags."""
+    return _whole(self.total_bytes + self.activations_tagged_bytes)
 
   def to_json(self) -> dict[str, Any]:
     """The parts as JSON values."""
@@ -87,9 +85,12 @@ class Memory:
       "embeddings_by_bits": _keys(self.embeddings_by_bits),
       "other_parameters_bytes": self.other_parameters_bytes,
       "batch_stats_bytes": self.batch_stats_bytes,
+      "activations_bytes": self.activations_bytes,
+      "activations_tagged_bytes": self.activations_tagged_bytes,
       "states": {path: list(row) for path, row in self.states.items()},
       "state_bytes": self.state_bytes,
       "total_bytes": self.total_bytes,
+      "peak_bytes": self.peak_bytes,
       "leaves_out": self.leaves_out,
     }
 
@@ -118,6 +119,8 @@ def memory(report: Report) -> Memory:
     embeddings_by_bits=embeddings,
     other_parameters_by_bits=others,
     batch_stats_bytes=_bytes(report.batch_stats_bits),
+    activations_bytes=report.activations.bytes,
+    activations_tagged_bytes=report.activations.tagged_bytes,
     states={
       path: (state.kind, _bytes(state.size * state.bits))
       for path, state in report.states.items()

@@ -98,7 +98,6 @@ def memory_check(
     training=training,
   )
   walker = Walker(Trips(None), training=training)
-  walker.seen = {}
   _count.report(program, walker, "")
   flat = [i for i, arg in enumerate(program.arguments) if arg in given]
   run = jax.jit(core.jaxpr_as_fun(program.jaxpr), donate_argnums=flat)

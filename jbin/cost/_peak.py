@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jbin.cost import _count
 from jbin.cost._live import Liveness
-from jbin.cost._place import Place, Trips
+from jbin.cost._place import Place
 from jbin.cost._record import PHASES
 from jbin.cost._timeline import Buffer, Builder, Step, Timeline, buffer_of
-from jbin.cost._trace import Program, trace
+from jbin.cost._trace import Program
 from jbin.cost._walk import Walker
 
 _TOP = 20  # arrays that are listed
@@ -29,6 +28,15 @@ class Held:
   phase: str
   bytes: int
   tagged_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Activations:
+  """The most at once of what depends on the data, if each value is stored."""
+
+  bytes: int
+  tagged_bytes: int
+  # With each value at the width of its tag.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,62 +89,17 @@ class Peak:
     return table
 
 
-def peak(
-  fn: Callable[..., Any],
-  *args: Any,
-  weights: int | Sequence[int] = (),
-  states: int | Sequence[int] = (),
-  donate: int | Sequence[int] = (),
-  training: bool = False,
-) -> Peak:
-  """The most bytes that `fn(*args)` keeps at once, read off its program.
-
-  The equations run in the order of the program, each of them alone: operands
-  and results are there together, a value goes after its last use, dead code
-  makes nothing. Reshapes, transpositions and broadcasts are views. A `scan`
-  keeps its stacked results from the first trip on, and works in its carry; a
-  `cond` keeps what its largest branch does. XLA fuses, reorders and reuses, so
-  its own figure is another: `memory_check` puts both side by side.
-
-  Args:
-    fn: as `count` takes it.
-    *args: as `count` takes them.
-    weights: positions in `args` of parameters.
-    states: positions in `args` of other state.
-    donate: positions in `args` of what the caller gives up.
-    training: whether modules stay in the mode that they are in.
-
-  Raises:
-    errors.UserError: as `count`.
-  """
-  program = trace(
-    fn,
-    args,
-    _count.positions(weights),
-    _count.positions(states),
-    training=training,
-  )
-  walker = Walker(Trips(None), training=training)
-  walker.seen = {}
-  _count.report(program, walker, "")
-  return of(program, walker, _count.positions(donate))
+def activations(program: Program, walker: Walker) -> Activations:
+  """The most at once of what depends on the data, arguments not counted."""
+  line, _ = _timeline_of(program, walker)
+  plain = _Sweep(line, lambda b: b.bytes if b.data else 0)
+  tagged = _Sweep(line, lambda b: b.tagged_bytes if b.data else 0)
+  return Activations(plain.peak, tagged.peak)
 
 
 def of(program: Program, walker: Walker, donate: Sequence[int] = ()) -> Peak:
-  """The peak of a program that was walked with `seen`."""
-  seen = walker.seen
-  assert seen is not None
-  body = program.jaxpr.jaxpr
-  inputs = [
-    dataclasses.replace(buffer_of(var), data=value.data, where=str(i))
-    for i, (var, value) in enumerate(
-      zip(body.invars, program.values, strict=True)
-    )
-  ]
-  used = (True,) * len(body.outvars)
-  line = Builder(seen, Liveness()).body(
-    program.jaxpr, inputs, (False,) * len(inputs), used, Place()
-  )
+  """The peak of a program that was walked."""
+  line, inputs = _timeline_of(program, walker)
   given = [argument in donate for argument in program.arguments]
   plain = _Sweep(line, lambda b: b.bytes)
   tagged = _Sweep(line, lambda b: b.tagged_bytes)
@@ -162,6 +125,24 @@ def of(program: Program, walker: Walker, donate: Sequence[int] = ()) -> Peak:
     phase=top.phase,
     held=held,
   )
+
+
+def _timeline_of(
+  program: Program, walker: Walker
+) -> tuple[Timeline, list[Buffer]]:
+  """The steps of a program that was walked, and its arguments."""
+  body = program.jaxpr.jaxpr
+  inputs = [
+    dataclasses.replace(buffer_of(var), data=value.data, where=str(i))
+    for i, (var, value) in enumerate(
+      zip(body.invars, program.values, strict=True)
+    )
+  ]
+  used = (True,) * len(body.outvars)
+  line = Builder(walker.seen, Liveness()).body(
+    program.jaxpr, inputs, (False,) * len(inputs), used, Place()
+  )
+  return line, inputs
 
 
 class _Sweep:

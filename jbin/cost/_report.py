@@ -15,6 +15,7 @@ from jbin.cost import (
   _format,
   _left_out,
   _memory,
+  _peak,
   _phases,
   _roofline,
   _sections,
@@ -65,6 +66,8 @@ class Report:
   # Transfers that the program asks for; those that XLA adds are not here.
   states: dict[str, State]
   # Caches and recurrent states, by path.
+  activations: _peak.Activations
+  # The most at once of what depends on the data.
   not_counted: list[NotCounted]
   notes: list[str]
   batch_stats_bits: int = 0

@@ -57,8 +57,8 @@ def summary(report: Report) -> Iterator[Section]:
     yield pairs(report)
   if report.is_training:
     yield from phases(report)
-  if len(rows := _sizes(report)) > 2:
-    yield Section("Size at rest", rows, "<>>")
+  if len(rows := _sizes(report)) > 4:
+    yield Section("Memory", rows, "<>>")
   if flagged := report.flagged:
     said = (
       f"{FLAG} {len(flagged)} of {len(report.layers)} products have codes"
@@ -108,7 +108,7 @@ def phases(report: Report) -> Iterator[Section]:
 
 def _sizes(report: Report) -> list[tuple[str, str, str]]:
   memory = report.memory()
-  rows = [("at rest", "elements", "bytes")]
+  rows = [("memory", "elements", "bytes")]
   for label, by_bits in (
     ("weights", memory.weights_by_bits),
     ("looked-up tables", memory.embeddings_by_bits),
@@ -122,7 +122,12 @@ def _sizes(report: Report) -> list[tuple[str, str, str]]:
   for kind, n in memory.states.values():
     kinds[f"states, {kind}"] = kinds.get(f"states, {kind}", 0) + n
   rows += [(kind, "", exact(n)) for kind, n in kinds.items() if n]
-  return [*rows, ("all", "", exact(memory.total_bytes))]
+  return [
+    *rows,
+    ("all at rest", "", exact(memory.total_bytes)),
+    ("activations at peak", "", exact(memory.activations_bytes)),
+    ("  at the widths of tags", "", exact(memory.activations_tagged_bytes)),
+  ]
 
 
 def _bits(n: int) -> str:

@@ -1,4 +1,4 @@
-"""The cost of one whole training step."""
+"""What is asked of a whole step: its cost by phase, and its peak memory."""
 
 from __future__ import annotations
 
@@ -62,8 +62,47 @@ def training(
     prefixes=prefixes,
   )
   walker = Walker(Trips(trips), training=True)
-  walker.seen = {}
   model = name or str(getattr(step, "__name__", type(step).__name__))
   report = _count.report(program, walker, model)
   peak = _peak.of(program, walker, _count.positions(donate))
   return dataclasses.replace(report, training=Training(peak))
+
+
+def peak(
+  fn: Callable[..., Any],
+  *args: Any,
+  weights: int | Sequence[int] = (),
+  states: int | Sequence[int] = (),
+  donate: int | Sequence[int] = (),
+  training: bool = False,
+) -> _peak.Peak:
+  """The most bytes that `fn(*args)` keeps at once, read off its program.
+
+  The equations run in the order of the program, each of them alone: operands
+  and results are there together, a value goes after its last use, dead code
+  makes nothing. Reshapes, transpositions and broadcasts are views. A `scan`
+  keeps its stacked results from the first trip on, and works in its carry; a
+  `cond` keeps what its largest branch does. XLA fuses, reorders and reuses, so
+  its own figure is another: `memory_check` puts both side by side.
+
+  Args:
+    fn: as `count` takes it.
+    *args: as `count` takes them.
+    weights: positions in `args` of parameters.
+    states: positions in `args` of other state.
+    donate: positions in `args` of what the caller gives up.
+    training: whether modules stay in the mode that they are in.
+
+  Raises:
+    errors.UserError: as `count`.
+  """
+  program = trace(
+    fn,
+    args,
+    _count.positions(weights),
+    _count.positions(states),
+    training=training,
+  )
+  walker = Walker(Trips(None), training=training)
+  _count.report(program, walker, "")
+  return _peak.of(program, walker, _count.positions(donate))

@@ -50,7 +50,7 @@ class Walker:
     self.trips = trips
     self.training = training  # what is made of parameters alone is not kept
     self.gradients = _gradients.Gradients()
-    self.seen: dict[tuple[int, ...], Seen] | None = None
+    self.seen: dict[tuple[int, ...], Seen] = {}
     self.constants: dict[str, Parameter] = {}
     # Each closed-over array that may be a weight, by its path.
     self._const_paths: dict[int, str] = {}
@@ -83,9 +83,8 @@ class Walker:
         continue
       values = [read(v) for v in eqn.invars]
       made = self.step(eqn, values, outs, place, tally)
-      if self.seen is not None:
-        what_for = phase(place.name(eqn), values)
-        self.seen[(*place.keys, id(eqn))] = Seen(what_for, made)
+      what_for = phase(place.name(eqn), values)
+      self.seen[(*place.keys, id(eqn))] = Seen(what_for, made)
       env.update(zip(eqn.outvars, made, strict=True))
     return [read(var) for var in body.outvars], tally
 

@@ -289,6 +289,11 @@ def _run(
     "legend": _legend(run),
     "icicle": _layers.icicle(top, str(cost["model"]), cells),
     "sizes": _cost.sizes(cost),
+    "activations": [
+      memory[key]
+      for key in ("activations_bytes", "activations_tagged_bytes")
+      if memory.get(key)
+    ],
     "sizes_without": str(memory.get("leaves_out", "")).replace("`", ""),
     "phases": _step.phases(cost),
     "step": _step.step(cost),

@@ -52,17 +52,28 @@ def test_each_part_at_its_width(report):
   assert found.total_bytes == 136 + 3200 + 105 + 64 + 512
 
 
-def test_rows_add_up(report):
-  *parts, (last, total) = report.memory().rows()
-  assert last == "total"
-  assert sum(n for _, n in parts) == total == report.memory().total_bytes
-  assert [name for name, _ in parts] == [
-    "weights",
-    "embeddings",
-    "other parameters",
-    "batch statistics",
-    "states",
-  ]
+def test_activations_at_their_peak():
+  def net(x, w, v):
+    y = jnp.maximum(x @ w, 0)  # 8 floats beside 8 floats
+    codes = bits.tag(jnp.where(v >= 0, 1.0, -1.0), 1)  # no activation
+    return bits.tag(jnp.sign(y), 1) @ codes
+
+  x, w, v = (
+    jax.ShapeDtypeStruct(shape, jnp.float32)
+    for shape in ((1, 4), (4, 8), (8, 2))
+  )
+  memory = cost.count(net, x, w, v, weights=(1, 2)).memory()
+  assert memory.activations_bytes == 64
+  assert memory.activations_tagged_bytes == 64
+  assert memory.peak_bytes == memory.total_bytes + 64
+
+  def late(x, w):  # the sign is kept while the next product is made
+    s = bits.tag(jnp.sign(x @ w), 1)
+    return s @ w.T, s
+
+  memory = cost.count(late, x, w, weights=1).memory()
+  assert memory.activations_bytes == 64
+  assert memory.activations_tagged_bytes == 32 + 1
 
 
 def test_json(report):
@@ -70,7 +81,7 @@ def test_json(report):
   assert table["weights_by_bits"] == {"1": 64, "32": 32}
   assert table["states"] == {"keys": ["Cache", 512]}
   assert table["total_bytes"] == report.memory().total_bytes
-  assert "activations" in table["leaves_out"]
+  assert table["peak_bytes"] == report.memory().peak_bytes
 
 
 def _tied(look, multiply):
