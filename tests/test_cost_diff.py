@@ -80,7 +80,8 @@ def test_a_run_without_a_report_is_counted(tmp_path, capsys, tiny_config):
   (tmp_path / "config.json").write_text(text)
   assert _diff("--diff", str(tmp_path), str(tmp_path), "--format=json") == 0
   found = json.loads(capsys.readouterr().out)
-  assert found["a"] == {"name": f"{tmp_path.name} (1)", "model": "tiny"}
+  said = {"name": f"{tmp_path.name} (1)", "model": "tiny"}
+  assert found["a"] == said | {"counted_for": "one example", "not_counted": []}
   assert set(found["counts"]) == {"changed", "added", "removed", "same"}
   assert not found["layers"]
 
@@ -129,6 +130,16 @@ BAD = [
   ([f"--config={CIFAR}", "--diff", "none", "bits:q"], "q"),
   ([f"--config={QUICK}", "--compiled"], "add --training"),
   ([f"--config={QUICK}", "--explain=nowhere"], "unknown layer 'nowhere'"),
+  ([f"--config={QUICK}", "--explain=", "--format=json"], "leave one of them"),
+  (["--diff", QUICK, QUICK, "--training"], "does not go with --diff"),
+  (["--diff", QUICK, QUICK, "--explain=head"], "does not go with --diff"),
+  (
+    [f"--config={QUICK}", "--diff", "bits:w8a8", "bits:w4a4"],
+    "take a config of a float model",
+  ),
+  (["--config=README.md"], "is no Python file"),
+  (["--config=DIR/three.py"], "get_config returns int"),
+  (["--diff", "DIR/ok.json", "DIR/step.json"], "is a whole training step"),
 ]
 
 
@@ -138,6 +149,8 @@ def test_bad_input_is_one_line(args, said, tmp_path, capsys):
   (tmp_path / "list.json").write_text("[]")
   (tmp_path / "empty.json").write_text("{}")
   (tmp_path / "ok.json").write_text(json.dumps(made.cost()))
+  (tmp_path / "step.json").write_text(json.dumps(made.everything()))
+  (tmp_path / "three.py").write_text("def get_config():\n  return 3\n")
   args = [arg.replace("DIR", str(tmp_path)) for arg in args]
   assert _diff(*args) == 2
   err = capsys.readouterr().err
@@ -149,7 +162,20 @@ def test_bad_input_is_one_line(args, said, tmp_path, capsys):
 def test_help_tells_of_it(capsys):
   with pytest.raises(SystemExit):
     _diff("--help")
-  assert "--diff" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert "--diff" in said
+  example = next(w for w in said.split() if w.startswith("method:"))
+  _sides._rules(example)
+  from jbin import methods
+
+  assert methods.REGISTRY.get(example[7:].split(",")[0])
+
+
+def test_explain_without_a_layer_is_of_all(capsys):
+  assert _diff(f"--config={QUICK}", "--explain=") == 0
+  said = capsys.readouterr().out
+  assert "stem/conv: conv" in said
+  assert "head: dot" in said
 
 
 def test_names_are_short_and_differ():

@@ -109,8 +109,8 @@ def load(spec: str) -> ml_collections.ConfigDict:
     raise errors.UserError(f"no config file {name}{hint}")
   try:
     module_spec = importlib.util.spec_from_file_location("jbin_config", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
+    if module_spec is None or module_spec.loader is None:
+      raise errors.UserError("this is no Python file, whose name ends in .py")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     get_config = module.get_config
@@ -121,6 +121,11 @@ def load(spec: str) -> ml_collections.ConfigDict:
     raise errors.UserError(
       f"config {spec} does not load: {type(error).__name__}: {error}"
     ) from error
+  if not issubclass(type(made), ml_collections.ConfigDict | Mapping):
+    raise errors.UserError(
+      f"config {spec}: get_config returns {type(made).__name__}; let it return"
+      " an ml_collections.ConfigDict"
+    )
   return _with_defaults(ml_collections.ConfigDict(made))
 
 

@@ -51,11 +51,27 @@ def take(argv: Sequence[str]) -> Sides | None:
   if len(specs) < 2 or any(spec.startswith("-") for spec in specs):
     raise errors.UserError(_USAGE)
   others = [*argv[:at], *argv[at + 3 :]]
+  _check_others(others)
   config, rest = _flags.take_config(others)
   return Sides((specs[0], specs[1]), config, rest)
 
 
 _FLAG = ("--diff", "-diff")
+_ALONE = ("training", "compiled", "explain")
+
+
+def _check_others(argv: Sequence[str]) -> None:
+  """Raises for a flag of `jbin cost` that says nothing about a difference."""
+  for argument in argv:
+    name = argument.lstrip("-").partition("=")[0]
+    if argument.startswith("-") and name in _ALONE:
+      cure = (
+        "; to compare training steps, write each of them as JSON: jbin cost"
+        " --config=... --training --format=json --out=FILE.json"
+        if name == "training"
+        else ""
+      )
+      raise errors.UserError(f"--{name} does not go with --diff{cure}")
 
 
 def names(specs: tuple[str, str]) -> tuple[str, str]:
@@ -101,7 +117,24 @@ def report(spec: str, sides: Sides) -> dict[str, Any]:
   argv = [f"--config={sides.config}", *sides.rest]
   _, _, config = _flags.parse("cost", argv, TEXTS, config=True)
   assert config is not None
-  return _count(dataclasses.replace(config, rules=_rules(spec)))
+  return _ruled(config, _rules(spec), sides.config)
+
+
+def _ruled(
+  config: config_lib.Config, rules: config_lib.Named, name: str
+) -> dict[str, Any]:
+  """The cost of a config's model under other rules."""
+  try:
+    return _count(dataclasses.replace(config, rules=rules))
+  except errors.UserError as error:
+    none = dataclasses.replace(config, rules=config_lib.Named("none"))
+    pairs = _count(none)["totals"]["macs_by_bit_pair"]
+    if all(pair in ("32x32", "16x16") for pair in pairs):
+      raise
+    raise errors.UserError(
+      f"--config={name} makes a model that has low-bit layers without any"
+      " rules; to compare rule sets, take a config of a float model"
+    ) from error
 
 
 def is_config(spec: str, sides: Sides) -> bool:
@@ -111,7 +144,7 @@ def is_config(spec: str, sides: Sides) -> bool:
 
 
 def _rules(spec: str) -> config_lib.Named:
-  """`bits:w8a8`, `method:xnor,ends=same`: a rule set and its arguments.
+  """`bits:w8a8`, `method:xnornet,ends=same`: a rule set and its arguments.
 
   What stands after the colon is the first argument.
   """

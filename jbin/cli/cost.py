@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TEXTS = _sides.TEXTS | {
-  "explain": "a layer's path: prints why its operands have their bits",
+  "explain": "a layer's path, or nothing for all: why operands have their bits",
 }
 _SWITCHES = {
   "training": "count a whole training step: forward, backward, update",
@@ -25,7 +25,7 @@ _SWITCHES = {
 _DIFF = (
   "A B: what differs between two of FILE.py[:ARG], a run's\n"
   f"{'':<26}folder, a JSON report, or (with --config) rule sets,\n"
-  f"{'':<26}as bits:w8a8 or method:xnor,ends=same"
+  f"{'':<26}as bits:w8a8 or method:xnornet,ends=same"
 )
 
 
@@ -49,6 +49,10 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError(
       "--compiled is for a training step; add --training, or leave it out"
     )
+  if given["explain"] is not None and given["format"]:
+    raise errors.UserError(
+      "--explain prints text, which has no --format; leave one of them out"
+    )
   # Nothing is computed: an accelerator would only be locked, and be slow to
   # start.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -61,8 +65,8 @@ def main(argv: Sequence[str]) -> None:
     found = build.training_report(config, compiled=given["compiled"])
   else:
     found = build.cost_report(config)
-  text = found.explain(given["explain"]) if given["explain"] else form(found)
-  _write(text, given["out"])
+  path = given["explain"]
+  _write(form(found) if path is None else found.explain(path), given["out"])
 
 
 def _make_devices(n: int) -> None:

@@ -45,7 +45,16 @@ def sizes(eqn: core.JaxprEqn) -> list[int]:
 
 def mesh_axes(eqn: core.JaxprEqn) -> tuple[str, ...]:
   """The mesh axes that a collective goes along, as names."""
+  return tuple(str(a) for a in _axes(eqn) if not isinstance(a, int))
+
+
+def own_axes(eqn: core.JaxprEqn) -> tuple[int, ...]:
+  """The axes of its operands that it goes along, as `vmap` leaves them."""
+  return tuple(a for a in _axes(eqn) if isinstance(a, int))
+
+
+def _axes(eqn: core.JaxprEqn) -> Iterable[Any]:
   axes = eqn.params.get("axes", eqn.params.get("axis_name", ()))
   if isinstance(axes, str) or not isinstance(axes, Iterable):
     axes = (axes,)
-  return tuple(map(str, axes))
+  return axes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,12 +28,6 @@ KINDS = (
 )
 _UNKNOWN = "unknown"
 _LONGEST = 160  # letters of a place: XLA joins the names of what it combines
-
-
-class Compiled(Protocol):
-  """What `jax.jit(...).lower(...).compile()` gives."""
-
-  def as_text(self) -> str | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +116,9 @@ class Communication:
     }
 
 
-def communication(compiled: Compiled, mesh: jax.sharding.Mesh) -> Communication:
+def communication(
+  compiled: _hlo.Compiled, mesh: jax.sharding.Mesh
+) -> Communication:
   """The transfers between devices that a compiled program makes.
 
   ```python

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, SupportsIndex
 
+from jbin import errors
 from jbin.cost import _peak
-from jbin.cost._record import Record
+from jbin.cost._record import Record, Tally
 from jbin.cost._report import Report
 from jbin.cost._trace import Parameter, Program, trace
 from jbin.cost._walk import Place, Trips, Walker
@@ -61,20 +64,71 @@ def count(
 
   Raises:
     errors.UserError: if `fn` cannot be called, closes over an abstract module
-      or one in training mode, if a number in `weights` or
-      `states` is no position, or if `trips` names a loop that is not there.
+      or one in training mode, if a number in `weights` or `states` is no
+      position, or in both, or if `trips` names a loop that is not there or is
+      no count.
   """
-  program = trace(
-    fn, args, positions(weights), positions(states), training=training
-  )
+  return walked(
+    fn,
+    args,
+    name,
+    weights=weights,
+    states=states,
+    trips=trips,
+    training=training,
+  ).report
+
+
+class Walked(NamedTuple):
+  """A program, the walk through it, and what it found."""
+
+  program: Program
+  walker: Walker
+  report: Report
+
+
+def walked(
+  fn: Callable[..., Any],
+  args: Sequence[Any],
+  name: str | None = None,
+  *,
+  trips: int | Mapping[str, int] | None = None,
+  training: bool = False,
+  prefixes: Mapping[int, str] | None = None,
+  **named: int | Sequence[int],
+) -> Walked:
+  """Traces, walks and reports; arguments as `count` takes them.
+
+  Args:
+    fn: the function.
+    args: its arguments.
+    name: the model's name.
+    trips: of the loops.
+    training: whether modules stay in the mode that they are in.
+    prefixes: with what the paths of an argument begin, by its position.
+    **named: positions: `weights`, `states`; `donate` is only checked here.
+  """
+  found = {what: positions(what, given) for what, given in named.items()}
+  program = trace(fn, args, found, training=training, prefixes=prefixes)
   walker = Walker(Trips(trips), training=training)
   model = name or str(getattr(fn, "__name__", type(fn).__name__))
-  return report(program, walker, model)
+  return Walked(program, walker, report(program, walker, model))
 
 
-def positions(given: int | Sequence[int]) -> list[int]:
-  """One position or several, as a list."""
-  return [given] if isinstance(given, int) else list(given)
+def positions(what: str, given: int | Sequence[int]) -> list[int]:
+  """One position or several, as a list.
+
+  Raises:
+    errors.UserError: if they are not integers.
+  """
+  try:
+    if isinstance(given, SupportsIndex):
+      return [operator.index(given)]
+    return [operator.index(i) for i in given]
+  except TypeError as error:
+    raise errors.UserError(
+      f"{what}={given!r}: give the position of an argument, or several"
+    ) from error
 
 
 def report(program: Program, walker: Walker, model: str) -> Report:
@@ -83,19 +137,28 @@ def report(program: Program, walker: Walker, model: str) -> Report:
   made, tally = walker.run(program.jaxpr, program.values, used, Place())
   walker.trips.check()
   parameters = dict(program.parameters)
-  for path in {path for r in tally.records for path in r.params}:
-    if path in walker.constants:
-      parameters[path] = walker.constants[path]
-    elif parameters[path].kind == "other":
+  held = Tally()
+  held.keep(tally)
+  uses = held.elsewhere
+  for path, constant in walker.constants.items():
+    if path in uses.multiplied:
+      parameters[path] = constant
+    elif path in uses.read:
+      parameters[path] = dataclasses.replace(constant, kind="other")
+  for path in uses.multiplied:
+    if parameters[path].kind == "other":
       parameters[path] = dataclasses.replace(parameters[path], kind="kernel")
-  for path, (size, bits) in tally.packed.items():
+  for path, bits in tally.packed.items():
+    words = parameters[path]
     parameters[path] = dataclasses.replace(
-      parameters[path], size=size, bits=bits
+      words, size=words.size * words.bits // bits, bits=bits
     )
-  walker.gradients.returned(made, program.results, parameters)
+  sizes = [math.prod(aval.shape) for aval in program.jaxpr.out_avals]
+  walker.gradients.returned(made, sizes, program.results, parameters)
   return Report(
     model=model,
     inputs=[shape[1:] for shape in program.inputs],
+    batch=_batch(program.inputs),
     layers=_named(
       [_attributed(r, walker, parameters) for r in tally.records],
       parameters,
@@ -106,16 +169,24 @@ def report(program: Program, walker: Walker, model: str) -> Report:
     batch_stats_bits=program.batch_stats_bits,
     elementwise=tally.marks,
     elementwise_by_primitive=tally.elementwise,
+    integers_by_primitive=tally.integers,
     on_parameters=tally.on_weights,
     by_phase=tally.phases,
     branches=tally.branches,
-    lookups=[look for look in tally.lookups if look.path in parameters],
+    lookups=tally.lookups,
     collectives=tally.collectives,
     states=program.states,
     activations=_peak.activations(program, walker),
     not_counted=tally.not_counted,
     notes=tally.notes,
+    uses=uses,
   )
+
+
+def _batch(inputs: Sequence[tuple[int, ...]]) -> int | None:
+  """The leading size that all inputs with axes share."""
+  sizes = {shape[0] for shape in inputs if shape}
+  return sizes.pop() if len(sizes) == 1 else None
 
 
 def _attributed(

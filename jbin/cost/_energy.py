@@ -48,6 +48,8 @@ _NO_MEMORY = (
   f"{NO_PRODUCT}, the width of the accumulator, and every access to memory,"
   " which mostly takes more than the arithmetic"
 )
+# Products of these are 0.
+_NO_WIDER = "what is wider than 32 bits (float64: the table has no unit for it)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,7 @@ def priced(record: Record, table: Table) -> tuple[float, float]:
   return multiplications(record) * multiply, additions(record) * add
 
 
-@convention("energy, 45 nm", "pJ", _NO_MEMORY)
+@convention("energy, 45 nm", "pJ", f"{_NO_WIDER}; {_NO_MEMORY}")
 def energy_45nm(record: Record) -> float:
   """Energy of the arithmetic in pJ at 45 nm and 0.9 V.
 
@@ -146,7 +148,9 @@ def energy_45nm(record: Record) -> float:
 
 
 @convention(
-  "energy of multiplications, 45 nm", "pJ", f"the additions, {_NO_MEMORY}"
+  "energy of multiplications, 45 nm",
+  "pJ",
+  f"the additions; {_NO_WIDER}; {_NO_MEMORY}",
 )
 def energy_45nm_multiplications(record: Record) -> float:
   """The part of `energy_45nm` that multiplications take.
@@ -157,7 +161,9 @@ def energy_45nm_multiplications(record: Record) -> float:
 
 
 @convention(
-  "energy of additions, 45 nm", "pJ", f"the multiplications, {_NO_MEMORY}"
+  "energy of additions, 45 nm",
+  "pJ",
+  f"the multiplications; {_NO_WIDER}; {_NO_MEMORY}",
 )
 def energy_45nm_additions(record: Record) -> float:
   """The part of `energy_45nm` that additions take.
@@ -170,7 +176,7 @@ def energy_45nm_additions(record: Record) -> float:
 @convention(
   "energy, 7 nm",
   "pJ",
-  f"codes of more than 8 bits, for which the table has no unit; {_NO_MEMORY}",
+  f"codes of more than 8 bits, and {_NO_WIDER}; {_NO_MEMORY}",
 )
 def energy_7nm(record: Record) -> float:
   """Energy of the arithmetic in pJ at 7 nm.

@@ -10,10 +10,7 @@ import jax
 from jax.extend import core
 
 from jbin.cost import _count
-from jbin.cost._place import Trips
 from jbin.cost._report import Report
-from jbin.cost._trace import trace
-from jbin.cost._walk import Walker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +48,7 @@ def flops_check(
   Raises:
     errors.UserError: as `count`.
   """
-  program = trace(fn, args, _count.positions(weights))
-  found = _count.report(program, Walker(Trips(None)), "")
+  program, _, found = _count.walked(fn, args, weights=weights)
   avals = [
     jax.ShapeDtypeStruct(aval.shape, aval.dtype)
     for aval in program.jaxpr.in_avals

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jbin.cost import _sections
+from jbin.cost import _memory, _sections
 from jbin.cost._record import Record
 from jbin.cost._values import Shape
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from jbin.cost._report import Report
 
 _MIN_NAME = 12  # columns that a layer's name always gets
+_WHOLE_NAME = 40  # columns that it gets before any shape
 _WIDEST = 100  # of lines of text, however wide the terminal is
 amount = _sections.amount
 
@@ -31,12 +32,10 @@ def layers(report: Report) -> list[dict[str, Any]]:
   """The rows of `layers` in the JSON form.
 
   `weight_bytes` is that of the weights at their widest use, and 0 for one that
-  an earlier layer has: the sum over layers is that of the report.
+  an earlier layer has: the sum over layers is that of the report, but for what
+  only branches that are not counted multiply.
   """
-  width: dict[str, int] = {}
-  for record in report.layers:
-    for path, bits in zip(record.params, record.param_bits, strict=True):
-      width[path] = max(bits, width.get(path, 0))
+  width = _memory.widths(report)
   rows: list[dict[str, Any]] = []
   for record in report.layers:
     paths = [path for path in record.params if path in width]
@@ -82,8 +81,9 @@ def summary(report: Report) -> str:
 def _text(
   report: Report, found: Iterable[_sections.Section], width: int
 ) -> str:
-  inputs = ", ".join(map(_sections.shape, report.inputs))
-  lines = [f"{report.model}  {inputs}".rstrip()]
+  inputs = ", ".join(_sections.shape(s) for s in report.inputs if s)
+  head = (report.model, inputs, f"for {report.counted_for}")
+  lines = ["  ".join(filter(None, head))]
   for section in found:
     if drawn := list(_plain(section, width)):
       lines += ["", *drawn]
@@ -97,9 +97,9 @@ def _plain(section: _sections.Section, width: int) -> Iterator[str]:
   if section.title:
     yield f"{section.title}:"
   if len(section.rows) > 1:
-    rows = section.rows[1:] if section.title else section.rows
     indent = "  " if section.title else ""
-    yield from (f"{indent}{line}" for line in _align(rows, section.sides))
+    drawn = _align(section.rows, section.sides)
+    yield from (f"{indent}{line}" for line in drawn)
   for line in (*section.lines, *section.loud):
     yield from textwrap.wrap(
       line,
@@ -128,11 +128,13 @@ def _layer_lines(report: Report, width: int) -> list[str]:
   """The layers; shapes go first where the terminal is narrow."""
   rows = _sections.layers(report)
   kept, others = [list(row) for row in rows], 0
+  whole = min(max(len(row[0]) for row in rows), _WHOLE_NAME)
   for drop in ((), (2,), (2, 3), (1, 2, 3), (1, 2, 3, 4)):
+    shapes = {2, 3} - {*drop}
     kept = [[c for i, c in enumerate(r) if i not in drop] for r in rows]
     others = sum(max(map(len, column)) for column in zip(*kept, strict=True))
     others += 2 * (len(kept[0]) - 1) - max(len(r[0]) for r in kept)
-    if others + _MIN_NAME <= width:
+    if others + (whole if shapes else _MIN_NAME) <= width:
       break
   space = max(_MIN_NAME, width - others)
   for row in kept:
@@ -161,6 +163,7 @@ def csv_text(report: Report) -> str:
 def markdown(report: Report) -> str:
   """The totals, the bit pairs, the layers and what is left out."""
   lines = [f"## {_escaped(report.model)}", ""]
+  lines += [f"All figures are for {report.counted_for}.", ""]
   body = _sections.Section("Layers", _sections.layers(report), _sections.SIDES)
   found = [*_sections.summary(report), _sections.chips(report)]
   found += [_sections.conventions(report), _sections.elementwise(report), body]

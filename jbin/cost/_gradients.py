@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from jax.extend import core
 
@@ -32,7 +33,10 @@ _MOVES = frozenset(
     "transpose",
   ]
 )
-_SAME = _primitives.ELEMENTWISE | _primitives.IDENTITIES | _MOVES
+# Devices add up what each has of a gradient.
+_SUMS = frozenset(("psum", "psum_invariant"))
+_SAME = _primitives.ELEMENTWISE | _primitives.IDENTITIES | _MOVES | _SUMS
+_ARGUMENT = re.compile(r"arg\d+")
 
 
 class Gradients:
@@ -55,22 +59,33 @@ class Gradients:
     """The results with the products that they come from."""
     if eqn.primitive.name not in _SAME or not any(v.makers for v in values):
       return made
-    size = math.prod(_arrays.shape_of(eqn.outvars[0]))
+    pairs = list(zip(values, _arrays.sizes(eqn), strict=True))
+    if len(made) == 1:
+      return [self._meet(pairs, eqn.outvars[0], made[0])]
+    return [  # each result is that of one operand
+      self._meet([pair], var, value)
+      for pair, var, value in zip(pairs, eqn.outvars, made, strict=True)
+    ]
+
+  def _meet(
+    self, pairs: Sequence[tuple[Value, int]], var: core.Var, made: Value
+  ) -> Value:
+    """A result of operands, each with its size, and what they come from."""
+    size = math.prod(_arrays.shape_of(var))
     full = [
-      v
-      for v, n in zip(values, _arrays.sizes(eqn), strict=True)
-      if n == size and (v.makers or v.origin is not None)
+      v for v, n in pairs if n == size and (v.makers or v.origin is not None)
     ]
     makers = _NONE.union(*(v.makers for v in full))
     for value in full:
       if value.origin is not None:
         for number in makers:
           self._met[number][value.origin, size * value.copies] = None
-    return [dataclasses.replace(v, makers=makers) for v in made]
+    return dataclasses.replace(made, makers=makers)
 
   def returned(
     self,
     values: Sequence[Value],
+    sizes: Sequence[int],
     paths: Sequence[str],
     parameters: Mapping[str, Parameter],
   ) -> None:
@@ -78,19 +93,24 @@ class Gradients:
 
     Args:
       values: the results.
+      sizes: the elements of each.
       paths: where each stands in what the function returns.
       parameters: those of the program; a result that stands where one of them
-        does is its gradient, and the only result that of the only one.
+        does is its gradient, and the only result that of the only one, if it
+        has as many elements.
     """
-    for value, path in zip(values, paths, strict=True):
+    ranked = _ranked(parameters, paths)
+    for value, size, path in zip(values, sizes, paths, strict=True):
       near = [
         name
         for name in parameters
-        if len(parameters) == 1 or _ends_alike(name, path)
+        if len(parameters) == 1
+        or _ends_alike(name, path)
+        or _ends_alike(ranked.get(name, name), path)
       ]
       if len(near) == 1:
         for number in value.makers:
-          self._met[number][near[0], parameters[near[0]].size] = None
+          self._met[number][near[0], size] = None
 
   def owner(
     self, record: Record, parameters: Mapping[str, Parameter]
@@ -107,6 +127,26 @@ class Gradients:
 def _may(record: Record) -> bool:
   """A product by a parameter is the gradient of an activation."""
   return record.phase == "backward" and not record.params
+
+
+def _ranked(names: Iterable[str], paths: Sequence[str]) -> dict[str, str]:
+  """The names with the place of their argument among those with parameters.
+
+  `jax.grad(f, argnums=(0, 2))` gives a tuple: "arg2/kernel" is "1/kernel" in
+  it. There are none if a name has no result: other arguments may be meant.
+  """
+  parts = {name: name.split("/") for name in names}
+  first = {p[0] for p in parts.values() if _ARGUMENT.fullmatch(p[0])}
+  order = sorted(first, key=lambda argument: int(argument[3:]))
+  found = {
+    name: "/".join((str(order.index(p[0])), *p[1:]))
+    for name, p in parts.items()
+    if p[0] in first
+  }
+  known = all(
+    any(_ends_alike(name, path) for path in paths) for name in found.values()
+  )
+  return found if known else {}
 
 
 def _ends_alike(name: str, path: str) -> bool:

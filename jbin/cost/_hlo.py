@@ -7,6 +7,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -37,6 +38,18 @@ _BY_ELEMENT = frozenset(
 )
 # These name again what an `async-start` began.
 _ENDS = frozenset({"async-update", "async-done"})
+
+
+def partitions(text: str) -> int:
+  """Among how many devices a compiled program is divided."""
+  found = re.search(r"\bnum_partitions=(\d+)", text.partition("\n")[0])
+  return int(found[1]) if found else 1
+
+
+class Compiled(Protocol):
+  """What `jax.jit(...).lower(...).compile()` gives."""
+
+  def as_text(self) -> str | None: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,8 +67,10 @@ def kernel(name: str) -> Callable[[Cost], Cost]:
   ```python
   @cost.kernel("xnor_matmul")  # operands: words of 32 signs
   def _(call):
-    (m, words), (_, n) = (x.shape for x in call.inputs)
-    return [cost.Product(m * 32 * words * n, lhs_bits=1, rhs_bits=1)]
+    *batch, m, words = call.inputs[0].shape  # vmap puts axes in front
+    n = call.inputs[1].shape[-1]
+    macs = math.prod(batch) * m * 32 * words * n
+    return [cost.Product(macs, lhs_bits=1, rhs_bits=1)]
   ```
 
   Args:
@@ -106,12 +108,16 @@ def add(
   phase: str,
   cost: Cost,
   tally: Tally,
+  *,
+  once: bool = False,
 ) -> None:
   """Writes down the products of one call of a kernel.
 
+  `once`: it is done ahead, on parameters alone.
+
   Raises:
-    errors.UserError: if the registered cost is not a list of products of the
-      call's operands.
+    errors.UserError: if the registered cost fails, or is not a list of products
+      of the call's operands.
   """
   wide = [dtype_bits(_arrays.dtype_of(var)) for var in eqn.invars]
   call = Call(
@@ -120,18 +126,38 @@ def add(
     bits=tuple(v.bits or n for v, n in zip(values, wide, strict=True)),
     params=dict(eqn.params),
   )
-  for product in cost(call):
-    if not isinstance(product, Product) or not all(
-      0 <= i < len(values) for i in (product.lhs, product.rhs)
-    ):
-      raise errors.UserError(
-        f"the cost registered for {label(eqn)!r} gives {product!r}; it must"
-        f" give cost.Product's of the call's {len(values)} operands"
-      )
+  for product in _products(cost, call, label(eqn)):
+    if once:
+      tally.on_weights += 2 * product.macs
+      continue
     record = _record(product, call, values, where, label(eqn))
     tally.records.append(dataclasses.replace(record, phase=phase))
     if record.params and product.rhs_bits is not None:
-      tally.packed[record.params[0]] = (record.weights, product.rhs_bits)
+      tally.packed[record.params[0]] = product.rhs_bits
+
+
+def _products(cost: Cost, call: Call, kernel: str) -> Sequence[Product]:
+  """What the registered cost says of a call, if it says something."""
+  given = ", ".join(str(x.shape) for x in call.inputs)
+  what = f"the cost registered for {kernel!r}, asked with operands {given},"
+  try:
+    found = cost(call)
+  except Exception as error:
+    raise errors.UserError(f"{what} raises {error!r}") from error
+  if not isinstance(found, Sequence):
+    raise errors.UserError(
+      f"{what} gives {found!r}; it must give a list of cost.Product's"
+    )
+  n = len(call.inputs)
+  for product in found:
+    if not isinstance(product, Product) or not all(
+      0 <= i < n for i in (product.lhs, product.rhs)
+    ):
+      raise errors.UserError(
+        f"{what} gives {product!r}; it must give cost.Product's of the call's"
+        f" {n} operands"
+      )
+  return found
 
 
 def _record(

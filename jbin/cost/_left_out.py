@@ -55,6 +55,9 @@ def amounts(
   found["MACs of one trip of each loop that is not counted"] = sum(
     (row.macs_per_trip or 0) * row.repeats for row in report.not_counted
   )
+  found["integer element-wise operations on activations"] = sum(
+    report.integers_by_primitive.values()
+  )
   return {label: n for label, n in found.items() if n} | _always(report)
 
 
@@ -63,7 +66,7 @@ def _always(report: Report) -> dict[str, float]:
   weights = sum(report.weights_by_bits.values())
   return {
     "marked element-wise operations": sum(report.elementwise.values()),
-    "element-wise operations on activations, marked or not": sum(
+    "floating element-wise operations on activations, marked or not": sum(
       report.elementwise_by_primitive.values()
     ),
     "scalar operations on parameters alone": report.on_parameters,

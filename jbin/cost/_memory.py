@@ -20,8 +20,10 @@ class Memory:
 
   A weight of a product counts at the bits of its widest use (its tag, or the
   dtype that the product reads), a looked-up table at the bits in which it is
-  read, every other parameter and state at its dtype. A parameter that is both
-  looked up and multiplied is a weight, at the wider of the two.
+  read, neither wider than the dtype in which it is stored; every other
+  parameter and state counts at its dtype. A parameter that is both looked up
+  and multiplied is a weight, at the wider of the two. In a training step what
+  trains is the latent weight: every parameter counts as it is stored.
   """
 
   weights_by_bits: dict[int, int]
@@ -34,7 +36,7 @@ class Memory:
   activations_bytes: int
   # The most at once of what depends on the data, if each value is stored.
   activations_tagged_bytes: int
-  # The same at the widths of the tags.
+  # The same, packed to the bits of tags and dtypes.
   states: dict[str, tuple[str, float]]
   # Caches and recurrent states: the class of the variable, and its bytes.
   leaves_out: str = LEAVES_OUT
@@ -73,7 +75,11 @@ class Memory:
 
   @property
   def peak_bytes(self) -> float:
-    """Bytes at rest, and of the activations at their peak, at their tags."""
+    """Bytes at rest, and of the activations at their peak, at their tags.
+
+    A state that is written in part is held once; one that is made anew, or
+    stacked by a scan, stands beside what it was.
+    """
     return _whole(self.total_bytes + self.activations_tagged_bytes)
 
   def to_json(self) -> dict[str, Any]:
@@ -95,15 +101,20 @@ class Memory:
     }
 
 
+def widths(report: Report) -> dict[str, int]:
+  """Bits of an element of each weight of the products, by its path.
+
+  Those of its widest use; one that is widened for a product, as int8 codes are
+  before their scale, is held as it is stored.
+  """
+  found = report.uses.multiplied
+  return {p: min(n, report.parameters[p].bits) for p, n in found.items()}
+
+
 def memory(report: Report) -> Memory:
   """What the model of a report holds in memory."""
-  multiplied: dict[str, int] = {}
-  for record in report.layers:
-    for path, bits in zip(record.params, record.param_bits, strict=True):
-      multiplied[path] = max(bits, multiplied.get(path, 0))
-  read: dict[str, int] = {}
-  for look in report.lookups:
-    read[look.path] = max(look.bits, read.get(look.path, 0))
+  multiplied = widths(report)
+  read = report.uses.read
   weights: dict[int, int] = {}
   embeddings: dict[int, int] = {}
   others: dict[int, int] = {}
@@ -113,6 +124,8 @@ def memory(report: Report) -> Memory:
       bits, kept = max(multiplied[path], read.get(path, 0)), weights
     elif path in read:
       bits, kept = read[path], embeddings
+    # What trains is the latent weight, as it is stored.
+    bits = parameter.bits if report.is_training else min(bits, parameter.bits)
     kept[bits] = kept.get(bits, 0) + parameter.size
   return Memory(
     weights_by_bits=weights,

@@ -10,17 +10,12 @@ import jax
 from jax.extend import core
 
 from jbin.cost import _count, _format, _hlo, _peak
-from jbin.cost._place import Trips
-from jbin.cost._trace import trace
-from jbin.cost._walk import Walker
 
 _COPIES = frozenset({"copy", "copy-start", "transpose"})
 
 
-class Compiled(Protocol):
-  """What `jax.jit(...).lower(...).compile()` gives."""
-
-  def as_text(self) -> str | None: ...
+class Compiled(_hlo.Compiled, Protocol):
+  """The same, with what it allocates."""
 
   def memory_analysis(self) -> Any: ...
 
@@ -83,22 +78,17 @@ def memory_check(
 ) -> MemoryCheck:
   """The peak of `fn(*args)` beside `memory_analysis()` of its compilation.
 
-  It compiles for the first device, and runs and allocates nothing. Arguments
-  are those of `peak`; `donate` is donated to the compiled program too.
+  It compiles for the first device, or for those of a `shard_map`, and runs and
+  allocates nothing. Arguments are those of `peak`; `donate` is donated to the
+  compiled program too.
 
   Raises:
     errors.UserError: as `count`.
   """
-  given = _count.positions(donate)
-  program = trace(
-    fn,
-    args,
-    _count.positions(weights),
-    _count.positions(states),
-    training=training,
+  program, walker, _ = _count.walked(
+    fn, args, training=training, weights=weights, states=states, donate=donate
   )
-  walker = Walker(Trips(None), training=training)
-  _count.report(program, walker, "")
+  given = _count.positions("donate", donate)
   flat = [i for i, arg in enumerate(program.arguments) if arg in given]
   run = jax.jit(core.jaxpr_as_fun(program.jaxpr), donate_argnums=flat)
   avals = [
@@ -106,7 +96,9 @@ def memory_check(
     for aval in program.jaxpr.in_avals
   ]
   found = _peak.of(program, walker, given)
-  return compare_memory(found, run.lower(*avals).compile())
+  compiled = run.lower(*avals).compile()
+  devices = _hlo.partitions(compiled.as_text() or "")
+  return compare_memory(found, compiled, devices)
 
 
 def compare_memory(
@@ -155,8 +147,8 @@ def _notes(check: MemoryCheck) -> list[str]:
   if check.devices == 1 and program.recomputed_bytes < program.fused_bytes:
     notes.append(
       "recomputation: a fused loop may work out a value of the forward phase"
-      " again instead of reading it; with all element-wise values the program"
-      f" would keep {size(program.recomputed_bytes)}"
+      " again instead of reading it; with each element-wise value worked out"
+      f" where it is read it would keep {size(program.recomputed_bytes)}"
     )
   if check.alias:
     notes.append(
@@ -167,6 +159,11 @@ def _notes(check: MemoryCheck) -> list[str]:
     notes.append(
       f"rematerialization: XLA computes {check.rematerialized} values again"
       " that the program keeps"
+    )
+  if program.fused_bytes > program.bytes:
+    notes.append(
+      "fusion can cost: what a fused loop reads is kept until the loop runs;"
+      f" fused throughout, the program would keep {size(program.fused_bytes)}"
     )
   if check.copies:
     notes.append(
@@ -187,8 +184,8 @@ def _notes(check: MemoryCheck) -> list[str]:
   most = max(program.bytes, program.fused_bytes)
   if least <= check.compiled <= most:
     notes.append(
-      f"XLA allocates {size(check.compiled)}: between the least and the most of"
-      f" these, {size(least)} and {size(most)}"
+      f"XLA allocates {size(check.compiled)}: between {size(least)}, with all"
+      f" of these savings, and {size(most)}, with none"
     )
     return notes
   near, more = (most, "more") if check.compiled > most else (least, "less")

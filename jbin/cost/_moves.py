@@ -56,6 +56,8 @@ def _same_dims(eqn: core.JaxprEqn, values: list[Value]) -> list[Value]:
 def _slice_at(eqn: core.JaxprEqn, values: list[Value]) -> list[Value]:
   """A slice that begins where other operands say."""
   (found,), where = _same_dims(eqn, values), values[1:]
+  if any(v.changes for v in where):
+    found = dataclasses.replace(found, changes=True)
   if not any(v.data for v in where):
     return [found]
   return [dataclasses.replace(found, data=True, origin=None)]
@@ -158,6 +160,7 @@ def _gather(eqn: core.JaxprEqn, values: list[Value]) -> list[Value]:
     dataclasses.replace(
       found,
       data=data,
+      changes=table.changes or where.changes,
       origin=None if data else table.origin,
       varies=full(shape),
       scale_blocks=scales,

@@ -36,7 +36,7 @@ class Activations:
 
   bytes: int
   tagged_bytes: int
-  # With each value at the width of its tag.
+  # With each value packed to the bits of its tag or dtype.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Peak:
   Attributes:
     bytes: the most at once of what the program makes, results included and
       arguments not, if each value is stored.
-    tagged_bytes: the same with each value at the width of its tag.
+    tagged_bytes: the same with each value packed to the bits of its tag, or of
+      its dtype (a truth value to one).
     fused_bytes: as `bytes`, if element-wise work is done inside what reads it
       in the same phase.
     recomputed_bytes: as `fused_bytes`, if later phases too work out again what
@@ -56,7 +57,7 @@ class Peak:
     arguments_bytes: of all arguments.
     results_bytes: of all results.
     residual_bytes: what the forward phase leaves to be read by later phases.
-    residual_tagged_bytes: the same at the widths of the tags.
+    residual_tagged_bytes: the same, packed.
     by_phase: the most at once while each phase runs, as in `bytes`.
     by_dtype: bytes at the peak by dtype.
     primitive: the equation at the peak.
@@ -90,10 +91,14 @@ class Peak:
 
 
 def activations(program: Program, walker: Walker) -> Activations:
-  """The most at once of what depends on the data, arguments not counted."""
+  """The most at once of what depends on the data, arguments not counted.
+
+  Nor is a state where some of it was written: it lies where the state does.
+  """
+  kept = lambda b: b.data and not b.state
   line, _ = _timeline_of(program, walker)
-  plain = _Sweep(line, lambda b: b.bytes if b.data else 0)
-  tagged = _Sweep(line, lambda b: b.tagged_bytes if b.data else 0)
+  plain = _Sweep(line, lambda b: b.bytes if kept(b) else 0)
+  tagged = _Sweep(line, lambda b: b.tagged_bytes if kept(b) else 0)
   return Activations(plain.peak, tagged.peak)
 
 
@@ -133,7 +138,12 @@ def _timeline_of(
   """The steps of a program that was walked, and its arguments."""
   body = program.jaxpr.jaxpr
   inputs = [
-    dataclasses.replace(buffer_of(var), data=value.data, where=str(i))
+    dataclasses.replace(
+      buffer_of(var),
+      data=value.data,
+      where=str(i),
+      state=not value.data and value.origin is None,
+    )
     for i, (var, value) in enumerate(
       zip(body.invars, program.values, strict=True)
     )

@@ -115,11 +115,11 @@ def _memory(training: Training) -> list[tuple[Rows, str]]:
   rows: Rows = [
     ("memory", "bytes"),
     (f"peak of what the step makes, at {at}", f"{peak.bytes:,}"),
-    ("  at the widths of the tags", f"{peak.tagged_bytes:,}"),
+    ("  packed to their bits", f"{peak.tagged_bytes:,}"),
     ("  with element-wise work fused", f"{peak.fused_bytes:,}"),
     ("  and done again in later phases", f"{peak.recomputed_bytes:,}"),
     ("kept from forward for later phases", f"{peak.residual_bytes:,}"),
-    ("  at the widths of the tags", f"{peak.residual_tagged_bytes:,}"),
+    ("  packed to their bits", f"{peak.residual_tagged_bytes:,}"),
     ("peak with arguments", f"{peak.total_bytes:,}"),
     ("arguments", f"{peak.arguments_bytes:,}"),
   ]

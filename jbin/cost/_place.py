@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
 
 from jax.extend import core
 
@@ -45,6 +47,12 @@ class Trips:
   """How often each `while` goes round, as far as the caller says."""
 
   def __init__(self, given: int | Mapping[str, int] | None):
+    for n in given.values() if isinstance(given, Mapping) else [given]:
+      if n is not None and not _is_count(n):
+        raise errors.UserError(
+          f"trips={given!r}: how often a loop goes round is an integer from 0"
+          " on"
+        )
     self.given = given
     self._names: dict[tuple[int, ...], str] = {}
 
@@ -75,6 +83,10 @@ class Trips:
         f"trips names {lost}, but the while loops of the program are"
         f" {sorted(known)}"
       )
+
+
+def _is_count(n: Any) -> bool:
+  return isinstance(n, SupportsIndex) and operator.index(n) >= 0
 
 
 def phase(where: str, values: Sequence[Value]) -> str:

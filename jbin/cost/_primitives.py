@@ -11,16 +11,11 @@ def _names(text: str) -> frozenset[str]:
 # parameter that holds it.
 CALLS = {
   "jit": "jaxpr",
-  "pjit": "jaxpr",
   "closed_call": "call_jaxpr",
-  "core_call": "call_jaxpr",
   "call": "call_jaxpr",
-  "remat": "jaxpr",
   "remat2": "jaxpr",
-  "checkpoint": "jaxpr",
   "custom_jvp_call": "call_jaxpr",
   "custom_vjp_call": "call_jaxpr",
-  "custom_vjp_call_jaxpr": "fun_jaxpr",
   "custom_vmap_call": "call",
   "custom_partitioning": "call",
   "composite": "jaxpr",
@@ -29,9 +24,9 @@ CALLS = {
 
 # The value is the same: bits, scales and axes stay.
 IDENTITIES = _names(
-  "convert_element_type copy copy_p stop_gradient reduce_precision"
+  "convert_element_type copy stop_gradient reduce_precision"
   " optimization_barrier device_put sharding_constraint layout_constraint"
-  " reshard mesh_cast pvary pbroadcast vary_unreduced_cast_p"
+  " reshard pvary pbroadcast vary_unreduced_cast_p"
   " reduced_vary_cast_p preduced pin unpin neg"
 )
 
@@ -77,9 +72,9 @@ SCATTERS = _names("scatter-add scatter-max scatter-min scatter-mul scatter-sub")
 
 # Transfers between devices: listed by bytes and mesh axes.
 COLLECTIVES = _names(
-  "psum psum_invariant psum2 pmax pmin ppermute all_to_all all_gather"
+  "psum psum_invariant pmax pmin ppermute all_to_all all_gather"
   " all_gather_invariant all_gather_reduced reduce_scatter ragged_all_to_all"
-  " unreduced_psum unreduced_reduce_scatter pgather"
+  " unreduced_psum unreduced_reduce_scatter"
 )
 
 COUNTED = IDENTITIES | ELEMENTWISE | REDUCTIONS | WINDOWS | SCATTERS | FREE
@@ -106,7 +101,6 @@ OPAQUE = {
   " trips",
   "pallas_call": "a kernel is opaque to the counter; register its cost",
   "ffi_call": "a foreign function is opaque; register its cost",
-  "custom_call": "a foreign function is opaque; register its cost",
   "pure_callback": "a call into Python is opaque to the counter",
   "io_callback": "a call into Python is opaque to the counter",
   "custom_linear_solve": "a solver is opaque to the counter",
@@ -118,5 +112,13 @@ OPAQUE |= dict.fromkeys(
     " schur svd triangular_solve tridiagonal tridiagonal_solve"
   ),
   "what a factorization or a solver multiplies depends on the algorithm",
+)
+# What these make is the same at each run, if their operands are: anything else
+# may read a state or draw numbers.
+STEADY = COUNTED | LISTED.keys() | OPAQUE.keys()
+STEADY |= _names("dot_general conv_general_dilated ragged_dot_general")
+STEADY -= _names(
+  "random_bits random_gamma rng_bit_generator rng_uniform threefry2x32"
+  " philox2x32 ffi_call io_callback"
 )
 NO_RULE = "jbin.cost has no rule for this primitive"

@@ -243,11 +243,18 @@ def _taps(eqn: core.JaxprEqn, axis: int, *, padding: bool) -> int:
   stride, step = params["window_strides"][axis], params["rhs_dilation"][axis]
   size = shape_of(eqn.invars[0])[spec.lhs_spec[2 + axis]]
   last = (size - 1) * hole
-  places = np.add.outer(np.arange(n) * stride, np.arange(k) * step) - low
-  found = places % hole == 0
-  if not padding:
-    found &= (places >= 0) & (places <= last)
-  return int(found.sum())
+  # Of tap j, position i reads the place i * stride - start[j]; it is no hole
+  # if hole divides that: at every `apart`-th i from `at` on, or at none.
+  start = low - np.arange(k, dtype=np.int64) * step
+  common = math.gcd(stride, hole)
+  apart = hole // common
+  at = start // common * pow(stride // common, -1, apart) % apart
+  begin, end = np.zeros_like(start), np.full_like(start, n - 1)
+  if not padding:  # places from 0 to `last`
+    begin = np.maximum(begin, -(-start // stride))
+    end = np.minimum(end, (start + last) // stride)
+  found = (end - at) // apart - (begin - 1 - at) // apart
+  return int(np.where(start % common == 0, found, 0).clip(0).sum())
 
 
 def _padding(

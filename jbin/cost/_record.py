@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from jbin.cost._values import Shape, Step
@@ -227,6 +228,31 @@ class NotCounted:
 
 
 @dataclasses.dataclass
+class Uses:
+  """The bits of parameters at their widest use, by path."""
+
+  multiplied: dict[str, int] = dataclasses.field(default_factory=dict)
+  # In products.
+  read: dict[str, int] = dataclasses.field(default_factory=dict)
+  # By look-ups.
+
+  def add(self, other: Uses) -> None:
+    """Adds the uses of another stretch."""
+    self.multiplied = widest(
+      (*self.multiplied.items(), *other.multiplied.items())
+    )
+    self.read = widest((*self.read.items(), *other.read.items()))
+
+
+def widest(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+  """The most bits of each path."""
+  found: dict[str, int] = {}
+  for path, bits in pairs:
+    found[path] = max(bits, found.get(path, 0))
+  return found
+
+
+@dataclasses.dataclass
 class Tally:
   """Everything counted in one stretch of the program."""
 
@@ -235,6 +261,8 @@ class Tally:
   # Scalar operations by the name of their mark, in program order.
   elementwise: dict[str, int] = dataclasses.field(default_factory=dict)
   # Scalar operations on activations by primitive, marked or not.
+  integers: dict[str, int] = dataclasses.field(default_factory=dict)
+  # The same between integers or truth values.
   on_weights: int = 0
   # Scalar operations on parameters alone (they can be done ahead); a
   # multiply-accumulate is two.
@@ -244,9 +272,11 @@ class Tally:
   branches: list[Branches] = dataclasses.field(default_factory=list)
   lookups: list[Lookup] = dataclasses.field(default_factory=list)
   collectives: list[Collective] = dataclasses.field(default_factory=list)
-  packed: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-  # Elements and bits of the parameters that hold several in a word, by path.
+  packed: dict[str, int] = dataclasses.field(default_factory=dict)
+  # Bits of an element of the parameters that hold several in a word, by path.
   notes: list[str] = dataclasses.field(default_factory=list)
+  elsewhere: Uses = dataclasses.field(default_factory=Uses)
+  # Of parameters, in branches and loops that are not counted.
 
   def add(self, other: Tally, trips: int = 1, devices: int = 1) -> None:
     """Adds another stretch, `trips` times, as `devices` do it together."""
@@ -257,6 +287,7 @@ class Tally:
     for mine, theirs in (
       (self.marks, other.marks),
       (self.elementwise, other.elementwise),
+      (self.integers, other.integers),
       (self.phases, other.phases),
     ):
       for name, amount in theirs.items():
@@ -270,6 +301,23 @@ class Tally:
     self.branches += _repeated(other.branches, n)
     # Their bytes are those of each device.
     self.collectives += _repeated(other.collectives, trips)
+    self.packed |= other.packed
+    self.elsewhere.add(other.elsewhere)
+    self.notes += [note for note in other.notes if note not in self.notes]
+
+  def keep(self, other: Tally) -> None:
+    """Takes the parameters of a stretch that is not counted, and notes."""
+    self.elsewhere.add(other.elsewhere)
+    self.elsewhere.add(
+      Uses(
+        multiplied=widest(
+          pair
+          for r in other.records
+          for pair in zip(r.params, r.param_bits, strict=True)
+        ),
+        read=widest((look.path, look.bits) for look in other.lookups),
+      )
+    )
     self.packed |= other.packed
     self.notes += [note for note in other.notes if note not in self.notes]
 

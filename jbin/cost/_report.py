@@ -27,6 +27,7 @@ from jbin.cost._record import (
   Lookup,
   NotCounted,
   Record,
+  Uses,
 )
 from jbin.cost._trace import KINDS, Parameter, State
 
@@ -53,7 +54,7 @@ class Report:
   elementwise: dict[str, int]
   # Scalar operations by the name of their mark, in program order.
   elementwise_by_primitive: dict[str, int]
-  # Scalar operations on activations by primitive, marked or not.
+  # Scalar operations of floats on activations by primitive, marked or not.
   on_parameters: int
   # The same on parameters alone: quantizing them, which can be done ahead.
   by_phase: dict[str, int]
@@ -70,6 +71,14 @@ class Report:
   # The most at once of what depends on the data.
   not_counted: list[NotCounted]
   notes: list[str]
+  integers_by_primitive: dict[str, int] = dataclasses.field(
+    default_factory=dict
+  )
+  # Scalar operations between integers or truth values on activations.
+  uses: Uses = dataclasses.field(default_factory=Uses)
+  # The widest of each parameter, also in branches and loops not counted.
+  batch: int | None = None
+  # The leading size of the data; None if its inputs differ in it.
   batch_stats_bits: int = 0
   # Of all of them together.
   training: _phases.Training | None = None
@@ -134,6 +143,16 @@ class Report:
     return _phases.is_training(self)
 
   @property
+  def counted_for(self) -> str:
+    """Of what all figures are: "one example", "a batch of 64"."""
+    if self.is_training:
+      of = "" if self.batch is None else f" of {self.batch:,}"
+      return f"one training step{of}"
+    if self.batch == 1:
+      return "one example"
+    return "one call" if self.batch is None else f"a batch of {self.batch:,}"
+
+  @property
   def ace(self) -> int:
     """Arithmetic computation effort: the sum of macs * bits * bits."""
     return sum(record.ace for record in self.layers)
@@ -154,13 +173,12 @@ class Report:
 
   @functools.cached_property
   def weights_by_bits(self) -> dict[int, int]:
-    """Number of weights by bits; each parameter once, at its widest use."""
-    width: dict[str, int] = {}
-    for record in self.layers:
-      for path, n in zip(record.params, record.param_bits, strict=True):
-        width[path] = max(n, width.get(path, 0))
+    """Number of weights by bits; each parameter once, at its widest use.
+
+    None is wider than the dtype in which it is stored.
+    """
     found: dict[int, int] = {}
-    for path, n in width.items():
+    for path, n in _memory.widths(self).items():
       found[n] = found.get(n, 0) + self.parameters[path].size
     return found
 
@@ -196,9 +214,10 @@ class Report:
     """The report as JSON values, with the keys of the published cost tables.
 
     Keys: model, input, totals, elementwise_scalar_ops, layers; beyond them
-    flagged, elementwise_by_primitive, left_out, not_counted, notes,
-    conventions, operations, memory, roofline, branches, lookups and
-    collectives; training if it is one.
+    flagged, elementwise_by_primitive, integers_by_primitive, batch
+    (the leading size of the data), counted_for ("a batch of 64"), left_out,
+    not_counted, notes, conventions, operations, memory, roofline, branches,
+    lookups and collectives; training if it is one.
     """
     return {
       "model": self.model,
@@ -211,6 +230,9 @@ class Report:
       "layers": _format.layers(self),
       "flagged": self.flagged,
       "elementwise_by_primitive": self.elementwise_by_primitive,
+      "integers_by_primitive": self.integers_by_primitive,
+      "batch": self.batch,
+      "counted_for": self.counted_for,
       "left_out": self.left_out(),
       "not_counted": [row.to_json() for row in self.not_counted],
       "notes": self.notes,

@@ -11,9 +11,9 @@ from jax.extend import core
 
 from jbin import bits as tags
 from jbin.cost import _blocks, _moves, _primitives
-from jbin.cost._arrays import dtype_of, in_shapes, out_shapes, sizes
+from jbin.cost._arrays import dtype_of, in_shapes, out_shapes, own_axes, sizes
 from jbin.cost._blocks import NONE, axes_of, full
-from jbin.cost._values import Value, dtype_bits, join, mix, unknown
+from jbin.cost._values import Shape, Value, dtype_bits, join, mix, unknown
 
 Rule = Callable[[core.JaxprEqn, list[Value], int], list[Value]]
 
@@ -28,6 +28,13 @@ def propagate(
     values: what is known of its operands.
     scale: the number of this equation, in case it multiplies by a scale.
   """
+  made = _made(eqn, values, scale)
+  if eqn.primitive.name in _primitives.STEADY:
+    return made
+  return [dataclasses.replace(v, changes=True) for v in made]
+
+
+def _made(eqn: core.JaxprEqn, values: list[Value], scale: int) -> list[Value]:
   name = eqn.primitive.name
   if name in _RULES:
     return _RULES[name](eqn, values, scale)
@@ -102,8 +109,7 @@ def _scaled(eqn: core.JaxprEqn, values: list[Value], scale: int) -> list[Value]:
     return [plain]
   # Along two axes and more: another activation. Along one, as a batch of one
   # has it, a scale for each channel looks the same, and is what is meant.
-  whole = full(shape)
-  if by.data and len(whole) > 1 and axes_of(by.varies) == axes_of(whole):
+  if _by_each(by, shape) and len(full(shape)) > 1:
     return [plain]
   return [
     dataclasses.replace(
@@ -116,6 +122,28 @@ def _scaled(eqn: core.JaxprEqn, values: list[Value], scale: int) -> list[Value]:
   ]
 
 
+def _by_each(by: Value, shape: Shape) -> bool:
+  """Whether each code has a factor of its own that depends on the data."""
+  return by.data and axes_of(by.varies) == axes_of(full(shape))
+
+
+def note(eqn: core.JaxprEqn, values: list[Value], where: str) -> str:
+  """What to say of an equation whose reading is a guess; mostly ""."""
+  shape = out_shapes(eqn)[0] if eqn.outvars else ()
+  if eqn.primitive.name not in ("mul", "div") or len(full(shape)) != 1:
+    return ""
+  codes = [v for v in values if v.bits is not None]
+  others = [v for v in values if v.bits is None]
+  if not (codes and others and _by_each(others[0], shape)):
+    return ""
+  return (
+    f"{eqn.primitive.name} at {where or 'the top'}: what depends on the data is"
+    f" taken for a scale of {codes[0].bits}-bit codes; at a batch of one a"
+    " scale of each channel and a gate look the same, and a gate ends the tag:"
+    " a batch of two tells"
+  )
+
+
 def _select(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
   which, cases, shape = values[0], values[1:], out_shapes(eqn)[0]
   chosen = join(cases, shape)
@@ -126,6 +154,7 @@ def _select(eqn: core.JaxprEqn, values: list[Value], _: int) -> list[Value]:
     dataclasses.replace(
       chosen,
       data=data,
+      changes=chosen.changes or which.changes,
       # where(w > 0, 1, -1) is made of w.
       origin=None if data else chosen.origin or which.origin,
       copies=max(chosen.copies, which.copies),
@@ -166,6 +195,8 @@ def work(eqn: core.JaxprEqn) -> int:
     return math.prod(out_shapes(eqn)[0])
   if name in _primitives.REDUCTIONS:
     return sizes(eqn)[0]
+  if name in _primitives.COLLECTIVES:
+    return sum(sizes(eqn)) if own_axes(eqn) else 0
   if name in _primitives.WINDOWS:
     # Of the gradient of a pool, the pooled side is an operand.
     scatters = name.startswith("select_and_scatter")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jbin.cost import _conventions, _left_out, _phases
 from jbin.cost._chips import CHIPS
-from jbin.cost._record import NotCounted, Record
+from jbin.cost._record import CONTRACTED, NotCounted, Record
 from jbin.cost._values import Shape
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Section:
 
 def amount(n: float) -> str:
   """A number with a unit for reading: 4.22 G, 512."""
+  if not math.isfinite(n):
+    return str(n)
   for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
     if abs(n) >= size:
       return f"{n / size:.4g} {unit}"
@@ -42,7 +45,8 @@ def amount(n: float) -> str:
 
 def exact(n: float) -> str:
   """All digits, grouped by commas; two decimals if it is not whole."""
-  return f"{int(n):,}" if n == int(n) else f"{n:,.2f}"
+  whole = math.isfinite(n) and n == int(n)
+  return f"{int(n):,}" if whole else f"{n:,.2f}"
 
 
 def shape(given: Shape) -> str:
@@ -80,9 +84,9 @@ def totals(report: Report) -> Section:
     ("parameters", report.params["total"], ""),
   ]
   for name in _conventions.REGISTRY:
-    found = _conventions.REGISTRY.get(name)
-    assert isinstance(found, _conventions.Convention)
-    figures.append((found.title, report.total(name), found.unit))
+    found = _conventions.REGISTRY.get(name)  # a plain function is one too
+    title, unit = (getattr(found, k, "") for k in ("title", "unit"))
+    figures.append((title or name, report.total(name), unit))
   rows = [(what, exact(n), amount(n), unit) for what, n, unit in figures]
   return Section("", [("total", "exact", "", "unit"), *rows], "<>><")
 
@@ -108,7 +112,7 @@ def phases(report: Report) -> Iterator[Section]:
 
 def _sizes(report: Report) -> list[tuple[str, str, str]]:
   memory = report.memory()
-  rows = [("memory", "elements", "bytes")]
+  rows = [("", "elements", "bytes")]
   for label, by_bits in (
     ("weights", memory.weights_by_bits),
     ("looked-up tables", memory.embeddings_by_bits),
@@ -122,11 +126,13 @@ def _sizes(report: Report) -> list[tuple[str, str, str]]:
   for kind, n in memory.states.values():
     kinds[f"states, {kind}"] = kinds.get(f"states, {kind}", 0) + n
   rows += [(kind, "", exact(n)) for kind, n in kinds.items() if n]
+  rows.append(("all at rest", "", exact(memory.total_bytes)))
+  if report.is_training:  # its peaks stand with the phases
+    return rows
   return [
     *rows,
-    ("all at rest", "", exact(memory.total_bytes)),
     ("activations at peak", "", exact(memory.activations_bytes)),
-    ("  at the widths of tags", "", exact(memory.activations_tagged_bytes)),
+    ("  packed to their bits", "", exact(memory.activations_tagged_bytes)),
   ]
 
 
@@ -150,7 +156,9 @@ def program(report: Report) -> Iterator[Section]:
       for i in range(len(row.ace))
     ]
     head = ("cond at", "branch", "MACs", "ACE", "times", "")
-    yield Section("Branches: the dearest is counted", [head, *rows], "<>>>><")
+    yield Section(
+      "Branches, of which the dearest is counted", [head, *rows], "<>>>><"
+    )
   if report.lookups:
     rows = [
       (look.path, f"{look.elements:,}", str(look.bits))
@@ -180,7 +188,7 @@ def left_out(report: Report) -> Section:
   listed = [row for row in report.not_counted if not row.matrix_like]
   return Section(
     "Left out of these figures",
-    [("left out", "amount"), *rows],
+    [("", "amount"), *rows],
     "<>",
     lines=[
       f"Listed, without products: {_place(row)}, {exact(row.elements)} elements"
@@ -261,7 +269,7 @@ def layers(report: Report) -> list[tuple[str, ...]]:
 
 
 def _layer(record: Record) -> tuple[str, ...]:
-  mark = FLAG if record.flags else ""
+  mark = FLAG if CONTRACTED in record.flags else ""
   phase = "" if record.phase == "forward" else f" ({_role(record)})"
   return (
     f"{record.name}{phase}",

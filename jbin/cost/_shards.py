@@ -71,6 +71,11 @@ def leaving(eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
   ]
 
 
+def parts(eqn: core.JaxprEqn) -> list[int]:
+  """Into how many parts a `shard_map` divides each of its operands."""
+  return [_parts(_cuts(eqn, spec)) for spec in eqn.params["in_specs"]]
+
+
 class _Cut(NamedTuple):
   """How an axis is divided."""
 

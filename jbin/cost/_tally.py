@@ -25,26 +25,31 @@ def add(
 ) -> None:
   """Writes down a product, a kernel, a transfer or element-wise work.
 
-  `ahead`: a product of parameters alone is done once, not at each run.
+  `ahead`: a product of parameters alone is done once, not at each run. With a
+  state, or with what is drawn at each run, it is not of parameters alone.
   """
   name = eqn.primitive.name
   cost = _kernels.find(eqn)
+  once = ahead and not any(v.data or v.changes for v in values)
   if cost is not None:
-    _kernels.add(eqn, values, where, phase, cost, tally)
+    _kernels.add(eqn, values, where, phase, cost, tally, once=once)
   elif name in _products.PRODUCTS and not _products.is_complex(eqn):
     record = dataclasses.replace(
       _products.record(eqn, values), phase=phase, devices=_shards.split(eqn)
     )
     if not record.params:
       record = dataclasses.replace(record, name=where)
-    if any(v.data for v in values) or not ahead:
+    if not once:
       tally.records.append(record)
     else:  # a rotation of a kernel, say: done once, not for each example
       tally.on_weights += 2 * record.macs
   elif name == "name":
     _mark(eqn, phase, tally)
   elif name in _primitives.COLLECTIVES:
-    tally.collectives.append(_collective(eqn, where, phase))
+    if _arrays.own_axes(eqn):  # of a vmap: a reduction
+      _work(eqn, values, phase, tally)
+    if _arrays.mesh_axes(eqn):
+      tally.collectives.append(_collective(eqn, where, phase))
   elif name in _primitives.COUNTED:
     _work(eqn, values, phase, tally)
   else:
@@ -63,6 +68,18 @@ def not_counted(eqn: core.JaxprEqn, where: str) -> NotCounted:
     shapes=tuple(_arrays.in_shapes(eqn)),
     reason=reason or _primitives.NO_RULE,
     matrix_like=name not in _primitives.LISTED,
+  )
+
+
+def sent(row: Collective) -> NotCounted:
+  """The line of a transfer in a loop of which nobody knows the trips."""
+  return NotCounted(
+    primitive=row.primitive,
+    where=row.where,
+    shapes=(),
+    reason=f"a device sends {row.bytes * row.repeats:,} bytes in each trip of a"
+    " loop that is not counted",
+    matrix_like=False,
   )
 
 
@@ -97,11 +114,15 @@ def _work(
     jnp.issubdtype(_arrays.dtype_of(v) or jnp.int32, jnp.floating)
     for v in eqn.invars
   )
-  if not work or not floats:
+  if not work:
+    return
+  name, data = eqn.primitive.name, any(v.data for v in values)
+  if not floats:
+    if data:
+      tally.integers[name] = tally.integers.get(name, 0) + work
     return
   tally.phases[phase] = tally.phases.get(phase, 0) + work
-  if any(v.data for v in values):
-    name = eqn.primitive.name
+  if data:
     tally.elementwise[name] = tally.elementwise.get(name, 0) + work
   else:
     tally.on_weights += work

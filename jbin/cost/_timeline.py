@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.extend import core
 
-from jbin.cost import _arrays, _primitives
+from jbin.cost import _arrays, _primitives, _shards
 from jbin.cost._live import Flags, Liveness, inner_jaxpr, open_jaxpr
 from jbin.cost._values import Shape, dtype_bits
 from jbin.cost._walk import Place, Seen
@@ -21,7 +21,6 @@ VIEWS = frozenset(
     "broadcast_in_dim",
     "broadcast_to",
     "layout_constraint",
-    "mesh_cast",
     "name",
     "optimization_barrier",
     "pbroadcast",
@@ -47,6 +46,8 @@ FUSABLE = _primitives.ELEMENTWISE | frozenset(
   )
 )
 _READERS = FUSABLE | _primitives.REDUCTIONS
+# Their results can lie where the operand does that they write to.
+_WRITES = frozenset(("dynamic_update_slice", "scatter"))
 # What stands in place of a primitive for what a loop's body is given.
 CARRY, SLICE = "the carry", "a slice"
 
@@ -66,11 +67,26 @@ class Buffer:
   phase: str = "forward"
   data: bool = True
   # Whether it depends on the inputs that are data.
+  elements: int = 0
+  # Of all devices together; the shape is that of one.
+  devices: int = 1
+  # How many have a part of it, in a `shard_map`.
+  state: bool = False
+  # Whether it is a state, or what a state becomes where some of it is written.
 
   @property
   def tagged_bytes(self) -> int:
     """Bytes at the width of the tag."""
-    return -(-math.prod(self.shape) * self.bits // 8)
+    return -(-self.elements * self.bits // 8)
+
+  def times(self, devices: int) -> Buffer:
+    """The buffers of so many devices, each with its part."""
+    return dataclasses.replace(
+      self,
+      bytes=self.bytes * devices,
+      elements=self.elements * devices,
+      devices=devices,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +194,8 @@ class Builder:
       if not use:
         continue
       whole = buffer_of(var)
+      if b is not None and place.mesh:
+        whole = whole.times(line.buffers[b].devices)
       again = b is None or b in line.outside or b in taken
       if b is None or again or line.buffers[b].bytes != whole.bytes:
         b = self._copy(line, whole, () if b is None else (b,), place)
@@ -216,7 +234,11 @@ class Builder:
       if outs is None:
         continue
       reads = [read(v) for v in eqn.invars]
-      if (inner := inner_jaxpr(eqn)) is not None:
+      if eqn.primitive.name == "shard_map":
+        self._divide(line, eqn, reads, place)
+        inside = _shards.inside(place, eqn)
+        made = self._write(line, eqn.params["jaxpr"], reads, outs, inside)
+      elif (inner := inner_jaxpr(eqn)) is not None:
         made = self._write(line, inner, reads, outs, place.inside(eqn))
       elif eqn.primitive.name in VIEWS and len(reads) == len(eqn.outvars):
         made = reads
@@ -225,6 +247,21 @@ class Builder:
         made = self._step(line, eqn, reads, outs, place)
       env.update(zip(eqn.outvars, made, strict=True))
     return [read(var) for var in body.outvars]
+
+  def _divide(
+    self,
+    line: Timeline,
+    eqn: core.JaxprEqn,
+    reads: Sequence[int | None],
+    place: Place,
+  ) -> None:
+    """Each device of a `shard_map` has a part of an operand."""
+    for b, parts in zip(reads, _shards.parts(eqn), strict=True):
+      if b is not None:
+        before = line.buffers[b].devices if place.mesh else 1
+        line.buffers[b] = dataclasses.replace(
+          line.buffers[b], devices=before * parts
+        )
 
   def _tag(
     self, line: Timeline, eqn: core.JaxprEqn, b: int | None, place: Place
@@ -246,8 +283,10 @@ class Builder:
     name, where = eqn.primitive.name, place.name(eqn)
     seen = self.seen[(*place.keys, id(eqn))]
     made: list[int | None] = []
+    onto = reads[0] if name in _WRITES else None
+    state = onto is not None and line.buffers[onto].state
     for var, value, use in zip(eqn.outvars, seen.values, used, strict=True):
-      plain = buffer_of(var)
+      plain = buffer_of(var).times(place.sharers(value.devices))
       new = dataclasses.replace(
         plain,
         bits=plain.bits if value.bits is None else value.bits,
@@ -255,6 +294,7 @@ class Builder:
         where=where,
         phase=seen.phase,
         data=value.data,
+        state=state,
       )
       made.append(line.add(new) if use else None)
     n_consts, n_carry = 0, 0
@@ -299,7 +339,8 @@ class Builder:
         b = sources[i]
         like = buffer_of(var) if b is None else line.buffers[b]
         made = SLICE if rows is not None and i >= rows else CARRY
-        found.append(buffer_of(var, dataclasses.replace(like, primitive=made)))
+        new = buffer_of(var, dataclasses.replace(like, primitive=made))
+        found.append(new.times(like.devices if place.mesh else 1))
       return found
 
     if eqn.primitive.name == "scan":
@@ -341,7 +382,12 @@ def buffer_of(
   bits = dtype_bits(dtype)
   whole = math.prod(shape) * dtype.itemsize
   if like is None:
-    return Buffer(shape, str(dtype), whole, bits)
+    return Buffer(shape, str(dtype), whole, bits, elements=math.prod(shape))
   return dataclasses.replace(
-    like, shape=shape, dtype=str(dtype), bytes=whole, bits=like.bits
+    like,
+    shape=shape,
+    dtype=str(dtype),
+    bytes=whole,
+    bits=like.bits,
+    elements=math.prod(shape),
   )

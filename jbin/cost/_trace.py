@@ -77,8 +77,18 @@ class _Inputs:
   batch_stats_bits: int = 0
   states: dict[str, State] = dataclasses.field(default_factory=dict)
   training: bool = False
+  names: dict[int, str] = dataclasses.field(default_factory=dict)
+  # Of the variables so far: a module may stand in several arguments.
 
-  def add(self, leaf: Any, name: str, *, path: str | None, data: bool) -> int:
+  def add(
+    self,
+    leaf: Any,
+    name: str,
+    *,
+    path: str | None,
+    data: bool,
+    changes: bool = False,
+  ) -> int:
     """Takes one array, a parameter if it has a path; returns its place."""
     shape = tuple(leaf.shape)
     self.avals.append(
@@ -86,8 +96,15 @@ class _Inputs:
     )
     what = "parameter" if path else "input" if data else "state"
     step = Step("", f"the {what} {name}", shape, str(leaf.dtype))
-    value = Value(origin=path, data=data, varies=full(shape), step=step)
-    self.values.append(value)
+    self.values.append(
+      Value(
+        origin=path,
+        data=data,
+        changes=changes,
+        varies=full(shape),
+        step=step,
+      )
+    )
     if data:
       self.shapes.append(shape)
     return len(self.avals) - 1
@@ -99,8 +116,7 @@ Rebuild = Callable[[Sequence[Any]], Any]
 def trace(
   fn: Callable[..., Any],
   args: Sequence[Any],
-  weights: Sequence[int],
-  states: Sequence[int] = (),
+  positions: Mapping[str, Sequence[int]],
   *,
   training: bool = False,
   prefixes: Mapping[int, str] | None = None,
@@ -110,17 +126,18 @@ def trace(
   Args:
     fn: a function or a module.
     args: what it is called with.
-    weights: positions of arrays that are parameters.
-    states: positions of arrays that are neither parameters nor data.
+    positions: of arguments: "weights", arrays that are parameters; "states",
+      those that are neither parameters nor data. Others are only checked.
     training: whether modules stay in the mode that they are in.
     prefixes: with what the paths of an argument begin, by its position.
 
   Raises:
-    errors.UserError: if `fn` cannot be called, if a number in `weights` or
-      `states` is not that of an argument, or if `fn` closes over abstract
+    errors.UserError: if `fn` cannot be called, if a position is not that of an
+      argument, or that of a weight and a state, or if `fn` closes over abstract
       arrays or over a module in training mode.
   """
-  _check(fn, len(args), weights=weights, states=states)
+  _check(fn, len(args), positions, prefixes or {})
+  weights, states = (positions.get(what, ()) for what in ("weights", "states"))
   bound = int(inspect.ismethod(fn) and isinstance(fn.__self__, nnx.Module))
   parts = (fn.__func__, fn.__self__, *args) if bound else (fn, *args)  # pyright: ignore[reportFunctionMemberAccess]
   modules = [
@@ -163,7 +180,12 @@ def trace(
   )
 
 
-def _check(fn: Callable[..., Any], n: int, **positions: Sequence[int]) -> None:
+def _check(
+  fn: Callable[..., Any],
+  n: int,
+  positions: Mapping[str, Sequence[int]],
+  prefixes: Mapping[int, str],
+) -> None:
   """Raises for what is no function, and for positions of no argument."""
   if not callable(fn):
     raise errors.UserError(
@@ -175,6 +197,17 @@ def _check(fn: Callable[..., Any], n: int, **positions: Sequence[int]) -> None:
         f"{what}={wrong} names no argument of {n}; give the positions of the"
         " arguments that are meant, counted from 0"
       )
+  if wrong := [i for i in prefixes if not -1 <= i < n]:
+    raise errors.UserError(
+      f"prefixes for {wrong}: no argument of {n} is there; count from 0, or"
+      " name the function itself by -1"
+    )
+  both = {*positions.get("weights", ())} & {*positions.get("states", ())}
+  if both:
+    raise errors.UserError(
+      f"{sorted(both)} are both in weights and in states: a weight that changes"
+      " is a weight; states are what is neither parameter nor data"
+    )
 
 
 def _jaxpr(
@@ -231,10 +264,16 @@ def _part(
       makers.append(_module(leaf, path, inputs))
     elif _is_array(leaf):
       origin = (path or name) if role == "weight" else None
-      place = inputs.add(leaf, path or name, path=origin, data=role == "data")
+      place = inputs.add(
+        leaf,
+        path or name,
+        path=origin,
+        data=role == "data",
+        changes=role == "state",
+      )
       size = math.prod(leaf.shape)
       if role == "state":
-        kind = "argument" if prefix in ("", name) else prefix
+        kind = "others" if prefix in ("", name) else prefix
         inputs.states[path] = State(size, kind, dtype_bits(leaf.dtype))
       if origin is not None:
         inputs.parameters[origin] = Parameter(
@@ -248,6 +287,11 @@ def _part(
 
 def _module(module: nnx.Module, prefix: str, inputs: _Inputs) -> Rebuild:
   """Registers the state of a module, parameters by their paths."""
+  same: dict[Any, int] = {
+    path: id(found)
+    for path, found in nnx.iter_graph(module)
+    if isinstance(found, nnx.Variable)
+  }
   if not inputs.training:
     module = nnx.view(
       module,
@@ -264,11 +308,20 @@ def _module(module: nnx.Module, prefix: str, inputs: _Inputs) -> Rebuild:
     raw = tuple(getattr(k, "key", getattr(k, "name", None)) for k in keys)
     path = next(raw[:n] for n in range(len(raw), 0, -1) if raw[:n] in variables)
     name = _join(prefix, *map(str, path))
+    known = None
+    if path in same:
+      known = inputs.names.get(same[path])
+      name = inputs.names.setdefault(same[path], name)
     owner = _owner(owners, path)
     size = math.prod(leaf.shape)
     is_param = isinstance(variables[path], nnx.Param)
     origin = name if is_param else None
-    places.append(inputs.add(leaf, name, path=origin, data=False))
+    fixed = isinstance(variables[path], nnx.Param | nnx.BatchStat)
+    places.append(
+      inputs.add(leaf, name, path=origin, data=False, changes=not fixed)
+    )
+    if known:
+      continue
     if is_param:
       kind = owner or _kind_by_name(name)
       inputs.parameters[name] = Parameter(size, kind, dtype_bits(leaf.dtype))

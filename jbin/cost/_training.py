@@ -8,10 +8,7 @@ from typing import Any
 
 from jbin.cost import _count, _peak
 from jbin.cost._phases import Training
-from jbin.cost._place import Trips
 from jbin.cost._report import Report
-from jbin.cost._trace import trace
-from jbin.cost._walk import Walker
 
 
 def training(
@@ -51,20 +48,21 @@ def training(
       with its name, or with nothing if it alone holds parameters.
 
   Raises:
-    errors.UserError: as `count`.
+    errors.UserError: as `count`, and if a number in `donate` or `prefixes` is
+      no position.
   """
-  program = trace(
+  program, walker, report = _count.walked(
     step,
     args,
-    _count.positions(weights),
-    _count.positions(states),
+    name,
+    trips=trips,
     training=True,
     prefixes=prefixes,
+    weights=weights,
+    states=states,
+    donate=donate,
   )
-  walker = Walker(Trips(trips), training=True)
-  model = name or str(getattr(step, "__name__", type(step).__name__))
-  report = _count.report(program, walker, model)
-  peak = _peak.of(program, walker, _count.positions(donate))
+  peak = _peak.of(program, walker, _count.positions("donate", donate))
   return dataclasses.replace(report, training=Training(peak))
 
 
@@ -94,15 +92,9 @@ def peak(
     training: whether modules stay in the mode that they are in.
 
   Raises:
-    errors.UserError: as `count`.
+    errors.UserError: as `count`, and if a number in `donate` is no position.
   """
-  program = trace(
-    fn,
-    args,
-    _count.positions(weights),
-    _count.positions(states),
-    training=training,
+  program, walker, _ = _count.walked(
+    fn, args, training=training, weights=weights, states=states, donate=donate
   )
-  walker = Walker(Trips(None), training=training)
-  _count.report(program, walker, "")
-  return _peak.of(program, walker, _count.positions(donate))
+  return _peak.of(program, walker, _count.positions("donate", donate))

@@ -42,6 +42,8 @@ class Value:
   # Path of the parameter that the value is made of; None for activations.
   data: bool = False
   # Whether the value depends on the inputs of the program.
+  changes: bool = False
+  # Whether it differs from run to run though no input does: states, draws.
   varies: Blocks = NONE
   # Where the elements may differ.
   scales: frozenset[int] = frozenset()
@@ -75,6 +77,8 @@ def dtype_bits(dtype: jnp.dtype) -> int:
     return dtype.itemsize * 8
   if dtype == jnp.bool_:
     return 1
+  if dtype == jax.dtypes.float0:  # the gradient of integers: no elements
+    return 0
   if jnp.issubdtype(dtype, jnp.integer):
     return jnp.iinfo(dtype).bits
   if jnp.issubdtype(dtype, jnp.complexfloating):
@@ -95,6 +99,7 @@ def mix(values: Sequence[Value], sizes: Sequence[int]) -> Value:
   return Value(
     origin=None if data else main_origin(values, sizes),
     data=data,
+    changes=any(v.changes for v in values),
     copies=max((v.copies for v in values), default=1),
     after=any(v.after for v in values),
     devices=frozenset().union(*(v.devices for v in values)),

@@ -132,11 +132,16 @@ class Walker:
     _tally.add(eqn, values, where, what_for, part, ahead=not self.training)
     key = (*place.keys, id(eqn))
     made = _rules.propagate(eqn, values, _rules.unique(self._scales, key))
+    if said := _rules.note(eqn, values, where):
+      part.notes.append(said)
     if part.records:
       makers = self.gradients.take(part.records, 0)
       made = [dataclasses.replace(v, makers=makers) for v in made]
     else:
       made = self.gradients.follow(eqn, values, made)
+    if part.records and any(v.changes and v.origin is None for v in values):
+      # A state times a weight is an activation.
+      made = [dataclasses.replace(v, data=True, origin=None) for v in made]
     devices = _shards.differing(eqn, values)
     tally.add(part, devices=place.sharers(devices))
     devices = _shards.left(eqn, devices)
@@ -217,9 +222,12 @@ class Walker:
     ]
     costs = [cost for _, cost in runs]
     dearest = max(costs, key=lambda cost: (cost.ace, _work(cost)))
-    others = [n for c in costs if c is not dearest for n in c.not_counted]
     tally.add(dearest)
-    tally.not_counted += [n for n in others if n not in tally.not_counted]
+    for other in costs:
+      if other is not dearest:
+        tally.keep(other)
+        rows = other.not_counted
+        tally.not_counted += [n for n in rows if n not in tally.not_counted]
     if len({(cost.ace, _work(cost)) for cost in costs}) > 1:
       tally.branches.append(
         Branches(
@@ -231,14 +239,16 @@ class Walker:
       )
     shapes = _arrays.out_shapes(eqn)
     made = [
-      join(each, shape)
+      join(_without_fill(each), shape)
       for *each, shape in zip(*(m for m, _ in runs), shapes, strict=True)
     ]
     data, where = values[0].data, place.name(eqn)
+    changes = values[0].changes
     return [
       dataclasses.replace(
         value,
         data=data or value.data,
+        changes=changes or value.changes,
         origin=None if data else value.origin,
         devices=value.devices | values[0].devices,
         step=_steps.one_of(eqn, i, each, value, where),
@@ -277,7 +287,11 @@ class Walker:
         reason=f"{row.reason}={{{name!r}: n}}",
         macs_per_trip=cost.macs + asked.macs,
       )
-      tally.not_counted += [row, *cost.not_counted, *asked.not_counted]
+      tally.not_counted.append(row)
+      for part in (cost, asked):
+        tally.keep(part)
+        tally.not_counted += part.not_counted
+        tally.not_counted += map(_tally.sent, part.collectives)
     else:
       tally.add(cost, trips)
       tally.add(asked, trips + 1)
@@ -332,6 +346,16 @@ def _joined(
   return found
 
 
+def _without_fill(values: list[Value]) -> list[Value]:
+  """What the branches give, less those that fill with one constant.
+
+  JAX writes zeros for what only another branch keeps for the backward pass.
+  """
+  bare = Value()
+  kept = [v for v in values if v != bare]
+  return kept or values
+
+
 def _work(cost: Tally) -> int:
   return sum(cost.marks.values()) + sum(cost.elementwise.values())
 
@@ -343,5 +367,5 @@ def _stacked(value: Value, shape: Shape, length: int) -> Value:
     row,
     varies=(*first, *row.varies),
     scale_blocks=(*(first if row.scales else NONE), *row.scale_blocks),
-    copies=max(1, row.copies // length),
+    copies=max(1, row.copies // max(1, length)),
   )

@@ -119,7 +119,7 @@ def conventions(runs: Sequence[_read.Run]) -> list[Convention]:
     Convention(
       title=_capital(str(row["title"])),
       unit=str(row["unit"]),
-      leaves_out=_briefly(str(row["leaves_out"]), seen),
+      leaves_out=_briefly(str(row.get("leaves_out", "")), seen),
       cells=[_price(table.get(name), row["unit"]) for table in tables],
     )
     for name, row in found.items()

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jbin.report import _layers, _numbers, _read
+from jbin import errors
+from jbin.report import _check, _layers, _numbers, _read
 
 # What is compared where no report has the key "conventions".
 _TOTALS = {
@@ -16,6 +17,10 @@ _TOTALS = {
   "cpu64_binary_64th_rest_1": ("CPU64, binary/64", "OPs"),
   "cpu64_maxbits_64": ("CPU64, max(bits)/64", "OPs"),
   "weight_bytes": ("weights", "bytes"),
+}
+_ACTIVATIONS = {
+  "activations_bytes": "activations at peak",
+  "activations_tagged_bytes": "activations at the widths of tags",
 }
 
 
@@ -36,7 +41,7 @@ class Side:
       "macs": self.macs,
       "ace": self.ace,
       "weight_bytes": self.bytes,
-      "kernel": self.kernel,
+      "kernel": self.kernel.replace("×", "x"),
     }
 
 
@@ -48,6 +53,13 @@ class Line:
   phase: str
   a: Side | None
   b: Side | None
+  gradient: str = ""
+  # Of a backward product: "dkernel", "dx".
+
+  @property
+  def part(self) -> str:
+    """The phase, and of what it makes the gradient: "backward, dkernel"."""
+    return ", ".join(filter(None, (self.phase, self.gradient)))
 
   @property
   def change(self) -> str:
@@ -75,6 +87,13 @@ class Total:
   unit: str
   a: float
   b: float
+  free: tuple[int, int] = (0, 0)
+  # MACs of each side that it prices 0.
+
+  @property
+  def shown_unit(self) -> str:
+    """The unit, unless the title has it."""
+    return "" if self.unit.lower() in self.title.lower() else self.unit
 
   @property
   def ratio(self) -> str:
@@ -97,6 +116,27 @@ class Diff:
   totals: Sequence[Total]
   lines: Sequence[Line]
   # In the order of the first report; added ones after what they follow.
+  counted_for: tuple[str, str] = ("one example", "one example")
+  not_counted: tuple[Sequence[Mapping[str, Any]], ...] = ((), ())
+  # Of each side: what may hide products. No figure has it.
+
+  @property
+  def uncounted(self) -> list[tuple[str, Mapping[str, Any]]]:
+    """What is not counted, and where: "A", "B" or "A and B"."""
+    a, b = self.not_counted
+    found = [("A and B" if row in b else "A", row) for row in a]
+    return found + [("B", row) for row in b if row not in a]
+
+  @property
+  def unpriced(self) -> list[tuple[str, list[str]]]:
+    """Which MACs are priced 0, and by which totals."""
+    found: dict[str, list[str]] = {}
+    for total in self.totals:
+      sides = zip("AB", total.free, strict=True)
+      said = [f"{_numbers.exact(n)} MACs of {side}" for side, n in sides if n]
+      if said:
+        found.setdefault(" and ".join(said), []).append(total.title)
+    return list(found.items())
 
   @property
   def changed(self) -> list[Line]:
@@ -114,9 +154,24 @@ class Diff:
 
   def to_json(self) -> dict[str, Any]:
     """The totals, the counts, and every layer that is not the same."""
-    sides = zip("ab", self.names, self.models, strict=True)
+    sides = zip(
+      "ab",
+      self.names,
+      self.models,
+      self.counted_for,
+      self.not_counted,
+      strict=True,
+    )
     return {
-      **{key: {"name": name, "model": model} for key, name, model in sides},
+      **{
+        key: {
+          "name": name,
+          "model": model,
+          "counted_for": what,
+          "not_counted": [dict(row) for row in rows],
+        }
+        for key, name, model, what, rows in sides
+      },
       "totals": {
         t.name: {
           "title": t.title,
@@ -124,6 +179,7 @@ class Diff:
           "a": t.a,
           "b": t.b,
           "b_over_a": t.b / t.a if t.a else None,
+          "macs_priced_0": {"a": t.free[0], "b": t.free[1]},
         }
         for t in self.totals
       },
@@ -132,6 +188,7 @@ class Diff:
         {
           "name": line.name,
           "phase": line.phase,
+          "gradient": line.gradient,
           "change": line.change,
           "a": None if line.a is None else line.a.to_json(),
           "b": None if line.b is None else line.b.to_json(),
@@ -147,7 +204,8 @@ def diff(
   """Compares two cost reports (the JSON of `jbin cost`).
 
   Layers are joined by their path; where one path has several products, in
-  their order, those of each phase of a training step apart.
+  their order, those of each phase of a training step and of each gradient
+  apart.
 
   Args:
     a: what was.
@@ -155,16 +213,31 @@ def diff(
     names: what to call them.
 
   Raises:
-    errors.UserError: if a key is missing.
+    errors.UserError: if a key is missing or holds what it cannot, or if one
+      is of a training step and the other is not.
   """
   for cost, name in zip((a, b), names, strict=True):
-    _read.check(cost, name, "jbin cost --config=... --format=json")
+    _check.check(cost, name, "jbin cost --config=... --format=json")
+  if bool(a.get("training")) != bool(b.get("training")):
+    whole, alone = names if a.get("training") else names[::-1]
+    raise errors.UserError(
+      f"{whole} is a whole training step and {alone} is not; compare two of a"
+      " kind: jbin cost --config=... --training --format=json counts a step"
+    )
   return Diff(
     names,
     (str(a["model"]), str(b["model"])),
     list(_totals(a, b)),
     _join(_sides(a), _sides(b)),
+    (_read.counted_for(a), _read.counted_for(b)),
+    (_hidden(a), _hidden(b)),
   )
+
+
+def _hidden(cost: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+  """What is not counted, without what holds no products."""
+  rows: Sequence[Mapping[str, Any]] = cost.get("not_counted") or ()
+  return [row for row in rows if row.get("matrix_like") is not False]
 
 
 def _totals(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Total]:
@@ -172,7 +245,14 @@ def _totals(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Total]:
   mine, theirs = _figures(a), _figures(b)
   for name, (title, unit, n) in mine.items():
     if name in theirs:
-      yield Total(name, title, unit, n, theirs[name][2])
+      free = _free(a, name), _free(b, name)
+      yield Total(name, title, unit, n, theirs[name][2], free)
+
+
+def _free(cost: Mapping[str, Any], name: str) -> int:
+  """The MACs that a convention prices 0."""
+  conventions: Mapping[str, Mapping[str, Any]] = cost.get("conventions") or {}
+  return int(conventions.get(name, {}).get("macs_priced_0") or 0)
 
 
 def _figures(cost: Mapping[str, Any]) -> dict[str, tuple[str, str, float]]:
@@ -190,21 +270,25 @@ def _figures(cost: Mapping[str, Any]) -> dict[str, tuple[str, str, float]]:
     found["parameters"] = ("parameters", "", params["total"])
   if "total_bytes" in memory:
     found["total_bytes"] = ("all at rest", "bytes", memory["total_bytes"])
+  for name, title in _ACTIVATIONS.items():
+    if name in memory:
+      found[name] = (title, "bytes", memory[name])
   for name, row in conventions.items():
     if name not in found:
       found[name] = (str(row["title"]), str(row["unit"]), row["total"])
   return found
 
 
-_Key = tuple[str, str, int]
-# Path, phase, and which of several products.
+_Key = tuple[str, str, str, int]
+# Path, phase, gradient, and which of several products.
 
 
 def _sides(cost: Mapping[str, Any]) -> dict[_Key, Side]:
-  seen: dict[tuple[str, str], int] = {}
+  seen: dict[tuple[str, str, str], int] = {}
   found: dict[_Key, Side] = {}
   for layer in cost["layers"]:
-    where = str(layer["name"]), str(layer.get("phase", ""))
+    phase, gradient = str(layer.get("phase", "")), _layers.gradient(layer)
+    where = str(layer["name"]), phase, gradient
     seen[where] = seen.get(where, -1) + 1
     macs, ace, size = _layers.amounts(layer)
     found[(*where, seen[where])] = Side(
@@ -229,4 +313,4 @@ def _join(a: Mapping[_Key, Side], b: Mapping[_Key, Side]) -> list[Line]:
   order = list(after.get(None, ()))
   for key in a:
     order += [key, *after.get(key, ())]
-  return [Line(key[0], key[1], a.get(key), b.get(key)) for key in order]
+  return [Line(key[0], key[1], a.get(key), b.get(key), key[2]) for key in order]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jbin.report import _diff, _numbers, _text
 
@@ -20,8 +22,18 @@ def table(found: _diff.Diff, width: int | None = None) -> str:
     width: characters of a line; by default that of the terminal.
   """
   width = width or shutil.get_terminal_size((100, 24)).columns
-  lines = [f"A  {found.names[0]}", f"B  {found.names[1]}", ""]
+  lines = [f"A  {found.names[0]}", f"B  {found.names[1]}"]
+  lines += [f"{counted_for(found)}.", ""]
+  for line in warnings(found):
+    lines += textwrap.wrap(
+      line, width, subsequent_indent="  ", break_on_hyphens=False
+    )
+  lines += [""] if found.uncounted else []
   lines += _text.align([("", "A", "B", "B is"), *_totals(found)], "<>>>")
+  for line in unpriced(found):
+    lines += textwrap.wrap(
+      line, width, subsequent_indent="  ", break_on_hyphens=False
+    )
   lines += ["", _counts(found)]
   if found.changed:
     narrow = _fitted(found, width)
@@ -31,6 +43,35 @@ def table(found: _diff.Diff, width: int | None = None) -> str:
   return "\n".join(lines)
 
 
+def counted_for(found: _diff.Diff) -> str:
+  """Of how much data the figures are, of both sides if that differs."""
+  a, b = found.counted_for
+  if a == b:
+    return f"Both for {a}"
+  return f"NOT FOR THE SAME: A is for {a}, B for {b}"
+
+
+def warnings(found: _diff.Diff) -> list[str]:
+  """What no figure has, and which side it is in."""
+  return [
+    f"NOT COUNTED in {sides}: {row['primitive']} at"
+    f" {row.get('where') or 'the top'}: {row['reason']}{_each(row)}"
+    for sides, row in found.uncounted
+  ]
+
+
+def _each(row: Mapping[str, Any]) -> str:
+  n = row.get("macs_per_trip")
+  return f"; {n:,} MACs each time" if n else ""
+
+
+def unpriced(found: _diff.Diff) -> list[str]:
+  """Which MACs some totals price 0."""
+  return [
+    f"{said} are 0 in {'; '.join(titles)}." for said, titles in found.unpriced
+  ]
+
+
 _HEAD = ("layer", "", "bits", "MACs", "ACE", "bytes")
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 
@@ -38,7 +79,7 @@ _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 def _totals(found: _diff.Diff) -> list[tuple[str, str, str, str]]:
   return [
     (
-      f"{t.title}, {t.unit}" if t.unit else t.title,
+      f"{t.title}, {t.shown_unit}" if t.shown_unit else t.title,
       _numbers.exact(t.a),
       _numbers.exact(t.b),
       t.ratio,
@@ -60,7 +101,7 @@ def _layers(found: _diff.Diff, brief: bool = False) -> list[tuple[str, ...]]:
   form = _numbers.short if brief else _numbers.exact
   return [
     (
-      f"{line.name} ({line.phase})" if _phased(line) else line.name,
+      f"{line.name} ({line.part})" if _phased(line) else line.name,
       _MARKS.get(line.change, "~"),
       *(_way(line, key, form) for key in ("bits", "macs", "ace", "bytes")),
     )
@@ -111,9 +152,13 @@ def _fitted(found: _diff.Diff, width: int) -> list[tuple[str, ...]]:
 def markdown(found: _diff.Diff) -> str:
   """The same as Markdown tables."""
   a, b = (_text.escaped(name) for name in found.names)
-  lines = [f"## {a} → {b}", ""]
+  lines = [f"## {a} → {b}", "", f"{_text.escaped(counted_for(found))}.", ""]
+  if hidden := warnings(found):
+    lines += [*(f"* **{_text.escaped(line)}**" for line in hidden), ""]
   head = ("total", found.names[0], found.names[1], "change")
   lines += _text.pipes([head, *_totals(found)], "<>>>")
+  if free := unpriced(found):
+    lines += ["", *(f"* {_text.escaped(line)}" for line in free)]
   lines += ["", _counts(found)]
   rows = _layers(found)
   if rows:
@@ -127,9 +172,10 @@ def csv_text(found: _diff.Diff) -> str:
   fields = ("bits", "macs", "ace", "weight_bytes", "kernel")
   writer = csv.writer(out, lineterminator="\n")
   sides = [f"{side}_{field}" for side in "ab" for field in fields]
-  writer.writerow(["name", "phase", "change", *sides])
+  writer.writerow(["name", "phase", "gradient", "change", *sides])
   for line in found.changed:
     both = [{} if s is None else s.to_json() for s in (line.a, line.b)]
     cells = [side.get(field) for side in both for field in fields]
-    writer.writerow([line.name, line.phase, line.change, *cells])
+    where = [line.name, line.phase, line.gradient]
+    writer.writerow([*where, line.change, *cells])
   return out.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jbin.report import _diff, _layers, _numbers
+from jbin.report import _diff, _diff_text, _layers, _numbers
 
 _ROWS = 2000
 # Lines that differ; the page stays below 1 MB.
@@ -45,11 +45,15 @@ def page(found: _diff.Diff) -> dict[str, Any]:
     "title": f"{found.names[0]} → {found.names[1]}",
     "names": found.names,
     "models": found.models,
+    "counted_for": _diff_text.counted_for(found),
+    "unlike": found.counted_for[0] != found.counted_for[1],
+    "uncounted": found.uncounted,
+    "unpriced": _diff_text.unpriced(found),
     "cards": _cards(found),
     "totals": [
       (
         t.title,
-        t.unit,
+        t.shown_unit,
         _both(t.a, t.unit),
         _both(t.b, t.unit),
         t.ratio,
@@ -126,7 +130,7 @@ def _row(line: _diff.Line) -> Row:
   bits = [(_layers.tone(*s.bits), _numbers.pair(s.bits)) for s in sides]
   return Row(
     name=line.name,
-    phase=line.phase,
+    phase=line.part,
     change=change if change in ("added", "removed") else "changed",
     detail=change,
     bits=list(dict.fromkeys(bits)),

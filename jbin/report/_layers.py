@@ -135,7 +135,7 @@ def _row(node: Node, depth: int, ace: float, flagged: frozenset[str]) -> Row:
     depth=depth,
     order=node.order,
     module=node.layer is None,
-    kind=kind if layer else f"{count} layers",
+    kind=kind if layer else f"{count} products",
     shapes=ways if layer else "",
     phase=_phase(layer),
     bits=_numbers.pair(pair) if layer else "",
@@ -149,11 +149,20 @@ def _row(node: Node, depth: int, ace: float, flagged: frozenset[str]) -> Row:
 
 
 def _phase(layer: Mapping[str, Any]) -> str:
-  """The phase, and of which parameter it makes the gradient."""
+  """The phase, and of what it makes the gradient."""
+  return ", ".join(filter(None, (str(layer.get("phase", "")), gradient(layer))))
+
+
+def gradient(layer: Mapping[str, Any]) -> str:
+  """Of what a backward product makes the gradient: "dkernel", "dx".
+
+  "" for any other product, and where neither operand is a parameter.
+  """
   of = str(layer.get("gradient_of") or "").rpartition("/")[2]
-  return (
-    f"{layer.get('phase', '')}, d{of}" if of else str(layer.get("phase", ""))
-  )
+  if of:
+    return f"d{of}"
+  known = layer.get("phase") == "backward" and layer.get("weights")
+  return "dx" if known else ""
 
 
 def shape(given: Any) -> str:

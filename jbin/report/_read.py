@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jbin import errors
+from jbin.report import _check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Run:
 
   @property
   def macs(self) -> dict[tuple[int, int], int]:
-    """MACs of one example by (activation bits, weight bits), narrow first."""
+    """MACs by (activation bits, weight bits), narrow first."""
     pairs = {
       bit_pair(key): int(count)
       for key, count in self.cost["totals"]["macs_by_bit_pair"].items()
@@ -56,7 +57,7 @@ class Run:
 
   @property
   def ace(self) -> int:
-    """Arithmetic computation effort of one example."""
+    """Arithmetic computation effort."""
     return int(self.cost["totals"]["ace"])
 
   @property
@@ -68,6 +69,12 @@ class Run:
   def is_float(self) -> bool:
     """Whether no product is narrower than 16 bits on either side."""
     return all(min(pair) >= 16 for pair in self.macs)
+
+
+def counted_for(cost: Mapping[str, Any]) -> str:
+  """Of what the figures are: "one example", "a batch of 64"."""
+  whole = "one training step" if cost.get("training") else "one example"
+  return str(cost.get("counted_for") or whole)
 
 
 def bit_pair(key: str) -> tuple[int, int]:
@@ -97,7 +104,7 @@ def counted(cost: Mapping[str, Any]) -> Run:
   Raises:
     errors.UserError: if a key is missing.
   """
-  check(cost, "the cost report", "jbin cost --config=... --format=json")
+  _check.check(cost, "the cost report", "jbin cost --config=... --format=json")
   return Run(str(cost["model"]), Path(), {}, {}, cost)
 
 
@@ -135,7 +142,7 @@ def _run(workdir: Path, name: str) -> Run:
   count = f"jbin cost --config=... --format=json --out={cost_path}"
   config = _json(workdir / "config.json", train)
   cost = _json(cost_path, f"{train}, or count alone: {count}")
-  check(cost, cost_path, count)
+  _check.check(cost, cost_path, count)
   lines = _read(workdir / "metrics.jsonl", train).splitlines(keepends=True)
   curves = _curves(_records(lines, workdir / "metrics.jsonl"))
   return Run(name, workdir, config, curves, cost, _watched(workdir))
@@ -158,25 +165,6 @@ def _json(path: Path, cure: str) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise errors.UserError(f"{path} is not a JSON object; {cure}")
   return value  # pyright: ignore[reportUnknownVariableType]
-
-
-def check(cost: Mapping[str, Any], path: Path | str, count: str) -> None:
-  """Every key that the report reads is there.
-
-  Raises:
-    errors.UserError: if one is missing; `count` writes the file again.
-  """
-  totals: Mapping[str, Any] = cost.get("totals") or {}
-  keys = ("ace", "macs", "macs_by_bit_pair", "weight_bytes", "weights_by_bits")
-  missing = [f"totals.{key}" for key in keys if key not in totals]
-  missing += [key for key in ("model", "layers") if key not in cost]
-  layer_keys = ("name", "kind", "macs", "lhs_bits", "rhs_bits", "weights")
-  for i, layer in enumerate(cost.get("layers") or ()):
-    missing += [f"layers[{i}].{key}" for key in layer_keys if key not in layer]
-  if missing:
-    raise errors.UserError(
-      f"{path} lacks {', '.join(missing[:3])}; write it again: {count}"
-    )
 
 
 def _records(lines: Sequence[str], path: Path) -> Iterable[dict[str, Any]]:

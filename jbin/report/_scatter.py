@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jbin.report import _chart, _numbers, _read
+from jbin.report import _chart, _layers, _numbers, _read
 
 _FILE = Path(__file__).parent / "published.json"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 40
 _LETTER = 0.6
 # Width of a letter in font sizes, on average.
 _DOT = 7
+_IMAGE = [224, 224, 3]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ def plots(runs: Sequence[_read.Run], colours: int) -> list[Plot]:
   raw = [
     _Raw(run.ace, _percent(run), run.name, i % colours)
     for i, run in enumerate(runs)
-    if run.ace > 0 and not run.cost.get("training")
+    if run.ace > 0 and _of_one_example(run)
   ]
   raw += [
     _Raw(s.ace, sum(s.accuracies) / len(s.accuracies), s.name, None)
@@ -112,6 +113,10 @@ def plots(runs: Sequence[_read.Run], colours: int) -> list[Plot]:
   return [_plot(raw, 1000, 420, 13), _plot(raw, 360, 420, 12)]
 
 
+def _of_one_example(run: _read.Run) -> bool:
+  return not run.cost.get("training") and run.cost.get("batch") in (None, 1)
+
+
 def _percent(run: _read.Run) -> float | None:
   accuracy = run.final("accuracy")
   if accuracy is None or not math.isfinite(accuracy):
@@ -120,14 +125,16 @@ def _percent(run: _read.Run) -> float | None:
 
 
 def others(runs: Sequence[_read.Run]) -> list[str]:
-  """The data of the runs, if it is not what the published systems name."""
+  """What runs are of, if it is not ImageNet at the size that all publish."""
   names: list[str] = []
   for run in runs:
+    shape = run.cost.get("input")
     data: Mapping[str, Any] = run.config.get("data") or {}
     name = str(data.get("dataset") or data.get("name") or "")
-    measured = run.final("accuracy") is not None
-    if measured and name and "imagenet" not in name.lower():
+    if name and "imagenet" not in name.lower():
       names.append(name)
+    elif shape and list(shape) != _IMAGE:
+      names.append(f"an input of {_layers.shape(shape)}")
   return list(dict.fromkeys(names))
 
 

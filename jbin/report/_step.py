@@ -53,11 +53,11 @@ def phases(cost: Mapping[str, Any]) -> list[Phase]:
 # Key of the peak, label, whether it is a part of what stands above it.
 _PEAK = (
   ("bytes", "Peak of what the step makes", False),
-  ("tagged_bytes", "at the widths of the tags", True),
+  ("tagged_bytes", "packed to their bits", True),
   ("fused_bytes", "with element-wise work fused", True),
   ("recomputed_bytes", "and done again in later phases", True),
   ("residual_bytes", "Kept from forward for later phases", False),
-  ("residual_tagged_bytes", "at the widths of the tags", True),
+  ("residual_tagged_bytes", "packed to their bits", True),
   ("total_bytes", "Peak with arguments", False),
   ("arguments_bytes", "arguments", True),
 )

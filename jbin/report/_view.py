@@ -63,6 +63,7 @@ def page(runs: Sequence[_read.Run]) -> dict[str, Any]:
     views[-1]["watched"] = watched[i]
   return {
     "title": _title(runs),
+    "scopes": list(dict.fromkeys(_read.counted_for(r.cost) for r in runs)),
     "runs": views,
     "cards": _cards(runs, top),
     "rows": _rows(runs, top),
@@ -278,7 +279,8 @@ def _run(
     "name": run.name,
     "colour": colour,
     "model": cost["model"],
-    "input": _layers.shape(cost.get("input")),
+    "input": _layers.shape(_inputs(cost.get("input"))),
+    "counted_for": _read.counted_for(cost),
     "config": run.config,
     "bars": _cost.bars(run),
     "layers": rows,
@@ -292,7 +294,7 @@ def _run(
     "activations": [
       memory[key]
       for key in ("activations_bytes", "activations_tagged_bytes")
-      if memory.get(key)
+      if memory.get(key) and not cost.get("training")
     ],
     "sizes_without": str(memory.get("leaves_out", "")).replace("`", ""),
     "phases": _step.phases(cost),
@@ -300,6 +302,13 @@ def _run(
     "training": bool(cost.get("training")),
     "diverged": _diverged(run),
   }
+
+
+def _inputs(given: Any) -> Any:
+  """The inputs without those of one number for each example, as labels."""
+  if not given or not isinstance(given[0], list):
+    return given
+  return [shape for shape in given if shape]
 
 
 def _bytes(layer: dict[str, Any]) -> int:

@@ -319,6 +319,17 @@ def test_two_activations_make_a_matmul():
   assert report.weights_by_bits == {}
 
 
+@pytest.mark.parametrize(("batch", "wide"), [(1, 1), (2, 32)])
+def test_a_gate_at_a_batch_of_one_is_taken_for_a_scale_and_said(batch, wide):
+  gated = lambda x, w: (bits.tag(jnp.sign(x), 1) * jax.nn.sigmoid(x)) @ w
+  x = jax.ShapeDtypeStruct((batch, 6), jnp.float32)
+  report = cost.count(gated, x, _W, weights=1)
+  assert report.macs == {(wide, 32): batch * 36}
+  assert [note.partition(":")[0] for note in report.notes] == (
+    ["mul at the top"] if batch == 1 else []
+  )
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("shape", [(16,), (1, 16)])
 def test_a_scale_for_each_input_channel_is_flagged(batch, shape):

@@ -1,5 +1,7 @@
 """What one product costs under each convention, and what that leaves out."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -121,6 +123,18 @@ def test_a_width_that_no_unit_has_is_priced_0_and_said():
   report = product(12, 4)
   assert report.left_out("energy_7nm")["MACs priced 0, 12 x 4 bits"] == MACS
   assert "12 x 4 bits" in report.statement("energy_7nm")
+
+
+def test_float64_has_no_energy_and_that_is_said():
+  with jax.enable_x64(True):
+    wide = jax.ShapeDtypeStruct((4, 4), jnp.float64)
+    report = cost.count(jnp.dot, wide, wide, weights=1)
+  for name in cost.REGISTRY:
+    if name.startswith("energy") and name != "energy_7nm_ace":
+      assert report.total(name) == 0
+      said = report.statement(name)
+      assert "float64: the table has no unit" in said
+      assert "MACs priced 0, 64 x 64 bits" in said
 
 
 # --- Sums -------------------------------------------------------------------
@@ -297,6 +311,21 @@ def test_a_user_convention_may_have_a_name(mixed):
       make()
   finally:
     del cost.REGISTRY._members["weight_macs"]
+
+
+def test_a_plain_function_may_be_registered_and_give_what_is_not_finite(mixed):
+  def unpriced(record):
+    """No price at all."""
+    return math.inf if record.weights else math.nan
+
+  try:
+    cost.REGISTRY.register(unpriced)
+    for text in (str(mixed), mixed.to_table(), mixed.to_markdown()):
+      assert "unpriced" in text
+      assert "nan" in text
+    assert mixed.to_json()["conventions"]["unpriced"]["title"] == "unpriced"
+  finally:
+    del cost.REGISTRY._members["unpriced"]
 
 
 def test_totals_split_by_a_key(mixed):

@@ -4,12 +4,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 from jbin import bits, cost, errors
 
 _X = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+_SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 
 
 class Block(nnx.Module):
@@ -205,14 +207,53 @@ def test_an_embedding_look_up_is_no_product():
 def test_errors_say_what_to_do():
   with pytest.raises(errors.UserError, match="function or an NNX module"):
     cost.count(3)
-  with pytest.raises(errors.UserError, match="counted from 0"):
-    cost.count(lambda x: x, 1.0, weights=1)
   model = _abstract()
   with pytest.raises(errors.UserError, match="as an argument"):
     cost.count(lambda x: model(x), _X)  # noqa: PLW0108 - a closure
   report = cost.count(lambda x: x, jnp.ones(3))
   with pytest.raises(errors.UnknownName, match="did you mean ace"):
     report.total("acee")
+
+
+@pytest.mark.parametrize(
+  ("given", "said"),
+  [
+    ({"weights": 2}, r"weights=\[2\] names no argument of 2; .*from 0"),
+    ({"states": [0, -1]}, r"states=\[-1\] names no argument"),
+    ({"weights": (0, 1), "states": 1}, r"\[1\] are both in weights and"),
+    ({"weights": 0.5}, "weights=0.5: give the position"),
+    ({"weights": "1"}, "weights='1': give the position"),
+    ({"trips": -3}, "trips=-3: how often .* an integer from 0 on"),
+    ({"trips": 2.5}, "trips=2.5: how often"),
+    ({"trips": "3"}, "trips='3': how often"),
+    ({"trips": {"while": -1}}, "trips={'while': -1}: how often"),
+  ],
+)
+def test_arguments_are_checked(given, said):
+  for run in (cost.count, cost.training):
+    with pytest.raises(errors.UserError, match=said):
+      run(jnp.dot, _SQUARE, _SQUARE, **given)
+
+
+@pytest.mark.parametrize("donate", [7, -1, (0, 2)])
+def test_what_is_donated_is_checked(donate):
+  for run in (cost.training, cost.peak, cost.memory_check):
+    with pytest.raises(errors.UserError, match=r"donate=.* names no argument"):
+      run(jnp.dot, _SQUARE, _SQUARE, donate=donate)
+
+
+def test_prefixes_are_checked():
+  with pytest.raises(
+    errors.UserError, match=r"prefixes for \[9\]: no argument"
+  ):
+    cost.training(jnp.dot, _SQUARE, _SQUARE, prefixes={9: "teacher"})
+
+
+@pytest.mark.parametrize("one", [np.int64(1), (1,), range(1, 2), {1}])
+def test_positions_may_be_any_integers(one):
+  report = cost.count(jnp.dot, _SQUARE, _SQUARE, weights=one)
+  assert list(report.parameters) == ["arg1"]
+  assert cost.peak(jnp.dot, _SQUARE, _SQUARE, donate=one).bytes == 64
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,23 @@ def test_a_product_of_codes_has_the_width_of_its_sum():
 def test_integers_with_a_scale_are_no_integers_when_they_are_added():
   scaled = lambda x, y: x * jnp.int8(3) + y
   assert _integer(scaled) == 8
+
+
+def test_integer_work_is_told_apart():
+  def program(x, w):
+    codes = jnp.sign(x).astype(jnp.int8)
+    return (codes * 2 + 1) ^ jnp.sign(w).astype(jnp.int8)[:4]
+
+  report = cost.count(program, _X, _W, weights=1)
+  assert report.elementwise_by_primitive == {"sign": 24}
+  assert report.integers_by_primitive == {"mul": 24, "add": 24, "xor": 24}
+  left = report.left_out()
+  assert left["integer element-wise operations on activations"] == 72
+  assert report.to_json()["integers_by_primitive"]["xor"] == 24
+  assert "integer element-wise operations on activations" in str(report)
+
+
+def test_integer_work_in_a_loop_is_multiplied():
+  program = lambda n: lax.fori_loop(0, 5, lambda _, n: n * n, n)
+  n = jax.ShapeDtypeStruct((7,), jnp.int32)
+  assert cost.count(program, n).integers_by_primitive == {"mul": 35}

@@ -1,5 +1,7 @@
 """Opaque kernels: a registered cost, or a line in bold."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -122,11 +124,16 @@ def test_loops_and_branches_multiply_a_kernel():
   assert report.branches[0].macs == (0, 6 * 4 * 8 * 8)
 
 
+def _signs(call):
+  """As the doc string of `cost.kernel` has it."""
+  *batch, m, words = call.inputs[0].shape
+  n = call.inputs[1].shape[-1]
+  macs = math.prod(batch) * m * 32 * words * n
+  return [cost.Product(macs, lhs_bits=1, rhs_bits=1)]
+
+
 def test_signs_packed_in_words():
-  @cost.kernel("my_matmul")
-  def _(call):
-    (m, words), (_, n) = (x.shape for x in call.inputs)
-    return [cost.Product(m * 32 * words * n, lhs_bits=1, rhs_bits=1)]
+  cost.kernel("my_matmul")(_signs)
 
   class Packed(nnx.Module):
     def __init__(self):
@@ -144,6 +151,49 @@ def test_signs_packed_in_words():
   assert report.weight_bytes == 40
   assert report.params["kernel"] == 320
   assert (report.layers[0].lhs.size, report.layers[0].rhs.size) == (256, 320)
+
+
+def test_parts_of_one_packed_weight_are_the_whole_weight():
+  cost.kernel("my_matmul")(_signs)
+  words = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.uint32)
+  net = lambda x, w: _foreign(x, w[0]) + _foreign(x, w[1])
+  report = cost.count(net, words(4, 2), words(3, 2, 5), weights=1)
+  assert report.macs == {(1, 1): 2 * 4 * 64 * 5}
+  assert report.weights_by_bits == {1: 32 * 30}
+  assert report.params["total"] == 32 * 30
+  assert report.memory().total_bytes == 4 * 30
+
+
+def test_a_kernel_under_vmap():
+  cost.kernel("my_matmul")(_signs)
+
+  def net(x, w):
+    shape = jax.ShapeDtypeStruct((4, 5), jnp.float32)
+    call = jax.ffi.ffi_call("my_matmul", shape, vmap_method="expand_dims")
+    return jax.vmap(call, (0, None))(x, w)
+
+  words = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.uint32)
+  report = cost.count(net, words(6, 4, 2), words(2, 5), weights=1)
+  assert report.macs == {(1, 1): 6 * 4 * 64 * 5}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_kernel_on_parameters_alone_is_done_ahead(training):
+  """As a dot_general on them is."""
+  cost.kernel("my_matmul")(_matmul)
+  square = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+  found = [
+    cost.count(
+      lambda x, w, r, product=product: x @ product(w, r),
+      *(X, square, square),
+      weights=(1, 2),
+      training=training,
+    )
+    for product in (_foreign, jnp.matmul)
+  ]
+  assert found[0].macs == found[1].macs
+  assert found[0].on_parameters == found[1].on_parameters
+  assert (found[0].on_parameters == 2 * 512) is not training
 
 
 def test_several_products_and_none():
@@ -164,8 +214,15 @@ def test_a_wrong_registration_is_named():
   cost.kernel("my_matmul")(_matmul)
   with pytest.raises(ValueError, match="'my_matmul' is registered twice"):
     cost.kernel("my_matmul")(_matmul)
-  for wrong in (cost.Product(1, rhs=2), 12):
+  for wrong in ([cost.Product(1, rhs=2)], [12], cost.Product(1), 12, None):
     _kernels._KERNELS.clear()
-    cost.kernel("my_matmul")(lambda call, wrong=wrong: [wrong])
-    with pytest.raises(errors.UserError, match="operands"):
+    cost.kernel("my_matmul")(lambda call, wrong=wrong: wrong)
+    with pytest.raises(errors.UserError, match=r"my_matmul.*must give"):
       cost.count(_pallas, X, W)
+
+
+def test_a_cost_that_fails_is_named_with_the_shapes():
+  cost.kernel("my_matmul")(lambda call: call.inputs[2])
+  said = r"my_matmul.* operands \(4, 8\), \(8, 5\), raises IndexError"
+  with pytest.raises(errors.UserError, match=said):
+    cost.count(_pallas, X, W)

@@ -110,6 +110,77 @@ def test_the_dearest_branch_is_counted_and_said():
   assert (row.macs, row.counted) == ((0, 32, 32), 2)
 
 
+def test_the_weights_of_every_branch_are_held():
+  def net(i, x, table, ws):
+    one = lambda x, w: bits.tag(jnp.sign(x), 1) @ bits.tag(jnp.sign(w), 1)
+    branches = [lambda x, w=w: one(x, w) for w in ws]
+    look = lambda x: x + table[jnp.argmax(x, 1)]
+    return lax.switch(i, [*branches, look], x)
+
+  i, experts = jax.ShapeDtypeStruct((), jnp.int32), [_SQUARE] * 3
+  report = cost.count(net, i, _X, _SQUARE, experts, weights=(2, 3))
+  assert report.macs == {(1, 1): _MACS}
+  assert report.weights_by_bits == {1: 48}
+  assert report.lookups == []  # those of the branch are not counted
+  held = report.memory()
+  assert held.weights_by_bits == {1: 48}
+  assert held.embeddings_by_bits == {32: 16}
+  assert report.params["kernel"] == 48
+
+
+@pytest.mark.parametrize("weight_in_test", [False, True])
+def test_the_weights_of_a_loop_that_is_not_counted_are_held(weight_in_test):
+  def net(x, w):
+    product = lambda c: bits.tag(jnp.sign(c), 1) @ bits.tag(jnp.sign(w), 1)
+    test, body = lambda c: c.sum() < 3, lambda c: c + 1
+    if weight_in_test:
+      test = lambda c: product(c).sum() < 3
+    else:
+      body = product
+    return lax.while_loop(test, body, x)
+
+  report = cost.count(net, _X, _SQUARE, weights=1)
+  assert (report.macs, report.weights_by_bits) == ({}, {1: 16})
+  assert report.memory().weights_by_bits == {1: 16}
+
+
+def test_the_transfers_of_a_loop_that_is_not_counted_are_listed():
+  def net(x):
+    send = lambda c: lax.psum(c, "devices") / 2
+    return lax.while_loop(lambda c: c.sum() < 3, send, x)
+
+  mesh = jax.sharding.AbstractMesh((2,), ("devices",))
+  spec = jax.sharding.PartitionSpec()
+  run = jax.shard_map(
+    net, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+  )
+  report = cost.count(run, _X)
+  assert report.collectives == []
+  assert [row.primitive for row in report.not_counted] == ["while", "psum"]
+  assert "sends 32 bytes in each trip" in report.not_counted[1].reason
+
+
+def test_what_a_branch_fills_for_another_ends_no_tag():
+  """The gradient of a cond keeps codes that one branch alone has."""
+
+  def net(p, x, fill):
+    quantized = lambda x: bits.tag(jnp.sign(x), 1) * 0.5
+    q = lax.cond(p, quantized, lambda x: jnp.full_like(x, fill), x)
+    return q @ jnp.ones((4, 4))
+
+  p = jax.ShapeDtypeStruct((), jnp.bool_)
+  assert cost.count(net, p, _X, 0.0).macs == {(1, 32): _MACS}
+
+  def step(w, x, p):
+    sign = jax.custom_jvp(lambda x: bits.tag(jnp.sign(x), 1))
+    sign.defjvp(lambda x, t: (sign(*x), t[0]))
+    run = lambda w: lax.cond(p, lambda x: sign(x) @ w, lambda x: x, x).sum()
+    return jax.grad(run)(w)
+
+  pairs = cost.count(step, _SQUARE, _X, p, weights=0).macs
+  assert all(1 in pair for pair in pairs)
+
+
 def test_what_any_branch_hides_is_listed():
   def net(p, x):
     return lax.cond(p, jnp.linalg.cholesky, lambda x: x @ x, x)
@@ -151,6 +222,15 @@ def test_nested_scans_multiply():
 def test_a_scan_of_length_zero_costs_nothing():
   net = lambda x, w: lax.scan(lambda c, _: (c @ w, None), x, None, length=0)[0]
   assert _macs(net, _X, _SQUARE, weights=1) == 0
+
+
+def test_a_scan_of_length_zero_over_weights_gives_none():
+  def net(x, w):
+    rows = lax.scan(lambda c, row: (c, jnp.sign(row)), 0, w)[1]
+    return x @ rows.reshape(4, 0)
+
+  none = jax.ShapeDtypeStruct((0, 4), jnp.float32)
+  assert _macs(net, _X, none, weights=1) == 0
 
 
 def _solver(x, w):

@@ -39,8 +39,9 @@ def report():
 def test_each_part_at_its_width(report):
   found = report.memory()
   # The product of the bfloat16 kernel is done in float32.
-  assert found.weights_by_bits == {1: 64, 32: 32}
-  assert found.weights_bytes == report.weight_bytes == 8 + 4 * 32
+  assert report.macs[32, 32] == 6 * 32
+  assert found.weights_by_bits == report.weights_by_bits == {1: 64, 16: 32}
+  assert found.weights_bytes == report.weight_bytes == 8 + 2 * 32
   assert found.embeddings_by_bits == {32: 800}
   assert found.embeddings_bytes == 3200
   assert found.other_parameters_by_bits == {32: 8 + 16, 8: 9}
@@ -48,8 +49,8 @@ def test_each_part_at_its_width(report):
   assert found.batch_stats_bytes == 4 * 16
   assert found.states == {"keys": ("Cache", 2 * 16 * 8 * 2)}
   assert found.state_bytes == 512
-  assert found.parameters_bytes == 136 + 3200 + 105
-  assert found.total_bytes == 136 + 3200 + 105 + 64 + 512
+  assert found.parameters_bytes == 72 + 3200 + 105
+  assert found.total_bytes == 72 + 3200 + 105 + 64 + 512
 
 
 def test_activations_at_their_peak():
@@ -76,9 +77,30 @@ def test_activations_at_their_peak():
   assert memory.activations_tagged_bytes == 32 + 1
 
 
+@pytest.mark.parametrize(
+  "write",
+  [
+    lambda cache, row: jax.lax.dynamic_update_slice(cache, row, (3, 0)),
+    lambda cache, row: cache.at[3].set(row[0]),
+  ],
+)
+def test_a_cache_that_is_written_in_part_is_held_once(write):
+  def decode(cache, x, w):
+    row = x @ w
+    cache = write(cache, row)
+    return row @ cache.T
+
+  shapes = (64, 8), (1, 8), (8, 8)
+  args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  memory = cost.count(decode, *args, states=0, weights=2).memory()
+  assert memory.state_bytes == 4 * 64 * 8
+  # The row and the scores.
+  assert memory.activations_bytes == 4 * (8 + 64)
+
+
 def test_json(report):
   table = report.to_json()["memory"]
-  assert table["weights_by_bits"] == {"1": 64, "32": 32}
+  assert table["weights_by_bits"] == {"1": 64, "16": 32}
   assert table["states"] == {"keys": ["Cache", 512]}
   assert table["total_bytes"] == report.memory().total_bytes
   assert table["peak_bytes"] == report.memory().peak_bytes
@@ -117,6 +139,35 @@ def test_an_embedding_counts_at_its_tag(tag, expected):
   assert found.total_bytes == expected
 
 
+@pytest.mark.parametrize(
+  ("stored", "tag", "bits_"),
+  [
+    (jnp.int8, 0, 8),
+    (jnp.bfloat16, 0, 16),
+    (jnp.float32, 0, 32),
+    (jnp.int8, 1, 1),
+    (jnp.float32, 4, 4),
+  ],
+)
+def test_what_is_widened_for_its_use_is_held_as_it_is_stored(
+  stored, tag, bits_
+):
+  array = jax.ShapeDtypeStruct
+
+  def widened(table):
+    wide = table.astype(jnp.float32)
+    return bits.tag(wide, tag) if tag else wide * 0.5
+
+  x, w = array((4, 8), jnp.float32), array((8, 5), stored)
+  report = cost.count(lambda x, w: x @ widened(w), x, w, weights=1)
+  held = report.memory().weights_by_bits
+  assert held == report.weights_by_bits == {bits_: 40}
+  assert [r["weight_bytes"] for r in report.to_json()["layers"]] == [5 * bits_]
+  ids = array((3,), jnp.int32)
+  report = cost.count(lambda i, w: widened(w)[i], ids, w, weights=1)
+  assert report.memory().embeddings_by_bits == {bits_: 40}
+
+
 def test_bytes_are_not_rounded():
   found = cost.count(
     lambda x, w: x @ networks.codes(w, 1),
@@ -153,3 +204,15 @@ def test_deit_t_of_bivit():
   rest = (197 + 1) * 192 + 192 + 1000 + 2 * 192  # positions, token, biases
   size = found.total_bytes + 4 * rest
   assert f"{size / 1e6:.2f}" == "2.18"
+
+
+def test_a_training_step_holds_latent_weights():
+  def loss(w, x):
+    latent = w + jax.lax.stop_gradient(jnp.sign(w) - w)
+    return (x @ bits.tag(latent, 1)).sum()
+
+  w, x = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((4, 8), (2, 4)))
+  forward = cost.count(loss, w, x, weights=0)
+  step = cost.training(jax.value_and_grad(loss), w, x, weights=0)
+  assert forward.memory().weights_by_bits == {1: 32}
+  assert step.memory().weights_by_bits == {32: 32}

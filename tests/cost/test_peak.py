@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from jbin import bits, cost
 
@@ -101,6 +102,47 @@ def test_jit_and_custom_rules_change_nothing():
   plain = _peak(lambda w, x: jnp.tanh(x @ w) @ w, _W, _X)
   called = _peak(jax.jit(lambda w, x: jax.jit(tanh)(x @ w) @ w), _W, _X)
   assert (called.bytes, called.total_bytes) == (plain.bytes, plain.total_bytes)
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_shard_map_keeps_what_all_its_devices_do(length):
+  def fn(w, x):
+    c = jnp.tanh(bits.tag(jnp.sign(x @ w), 1) @ w)
+    if not length:
+      return c, c
+    return lax.scan(lambda c, _: (jnp.tanh(c @ w), c), c, None, length)
+
+  mesh = jax.sharding.AbstractMesh((4,), ("data",))
+  data = P("data")
+  shared = jax.shard_map(
+    fn,
+    mesh=mesh,
+    in_specs=(P(), data),
+    out_specs=(data, P(None, "data") if length else data),
+  )
+  whole, parts = _peak(fn, _W, _X), _peak(shared, _W, _X)
+  for field in ("bytes", "tagged_bytes", "fused_bytes", "total_bytes"):
+    assert getattr(parts, field) == getattr(whole, field), field
+  assert parts.by_dtype == whole.by_dtype
+  # What all devices have alike counts once.
+  alike = jax.shard_map(
+    lambda x: lax.psum(jnp.tanh(x), "data"),
+    mesh=mesh,
+    in_specs=data,
+    out_specs=P(),
+  )
+  assert cost.peak(alike, _X).bytes == ACT + ACT // 4
+
+
+def test_a_check_of_a_shard_map_knows_its_devices():
+  auto = (jax.sharding.AxisType.Auto,)
+  mesh = jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
+  fn = jax.shard_map(
+    jnp.tanh, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+  )
+  check = cost.memory_check(fn, _X)
+  assert check.devices == 2
+  assert any("one of 2 devices" in note for note in check.notes)
 
 
 # --- Gradients ----------------------------------------------------------------

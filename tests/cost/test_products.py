@@ -131,6 +131,14 @@ def test_macs_on_padding_are_counted_and_told_apart():
   assert record.padded == (12 * 12 - 10 * 10) * 2 * 5
 
 
+@pytest.mark.parametrize("n", [5, 1_000_000])
+def test_a_causal_convolution_as_long_as_its_input(n):
+  conv = lambda x, w: lax.conv_general_dilated(x, w, (1,), [(n - 1, 0)])
+  record = _count(conv, (1, 1, n), (1, 1, n), weights=1)
+  assert record.macs == n * n
+  assert record.macs - record.padded == n * (n + 1) // 2
+
+
 def test_a_grouped_batch_is_counted():
   # The gradient by the kernel of a depthwise convolution has this form.
   record = _same(

@@ -58,7 +58,7 @@ def test_weights_and_parameters(report):
   assert report.params["total"] == 112
   assert report.left_out() == {
     "marked element-wise operations": 16,
-    "element-wise operations on activations, marked or not": 32,
+    "floating element-wise operations on activations, marked or not": 32,
     "scalar operations on parameters alone": 104,
     "parameters outside products": 8,
     "primitives not counted": 1,
@@ -128,6 +128,22 @@ def test_the_summary_names_what_is_flagged_and_left_out(report):
   assert "1 of 3 products" in text
   assert "block/one" in text
   assert "parameters outside products" in text
+
+
+def test_only_scales_along_the_contraction_have_a_star():
+  """That is what the legend says; a scale of groups is no such case."""
+
+  def net(x, w, s):
+    codes = bits.tag(jnp.round(w), 4).reshape(2, 4, 8) * s
+    return bits.tag(jnp.round(x), 8) @ codes.reshape(8, 8)
+
+  shape = lambda *n: jax.ShapeDtypeStruct(n, jnp.float32)
+  args = shape(2, 8), shape(8, 8), shape(2, 1, 8)
+  report = cost.count(net, *args, weights=(1, 2))
+  assert report.layers[0].flags == ("scale_by_groups",)
+  assert report.flagged == []
+  assert "8x4 " in report.to_table(200)
+  assert "8x4*" not in report.to_table(200)
 
 
 def test_csv_has_a_line_for_each_layer(report):
@@ -222,3 +238,54 @@ def test_a_training_step_is_told_by_phase():
   assert "arg1 (" in found.to_table()
   rows = list(csv.DictReader(io.StringIO(found.to_csv())))
   assert [row["phase"] for row in rows] == ["forward", "backward"]
+
+
+@pytest.mark.parametrize(
+  ("inputs", "batch", "said"),
+  [
+    ([(1, 8)], 1, "one example"),
+    ([(64, 8)], 64, "a batch of 64"),
+    ([(64, 8), (64,)], 64, "a batch of 64"),
+    ([(64, 8), ()], 64, "a batch of 64"),
+    ([(64, 8), (32, 8)], None, "one call"),
+    ([()], None, "one call"),
+  ],
+)
+def test_a_report_says_of_how_much_data_it_is(inputs, batch, said):
+  args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs]
+  found = cost.count(lambda *xs: xs, *args, name="net")
+  table = found.to_json()
+  assert table["batch"] == found.batch == batch
+  assert table["counted_for"] == found.counted_for == said
+  assert f"for {said}" in str(found).split("\n")[0]
+  assert "scalar" not in str(found).split("\n")[0]
+  assert f"All figures are for {said}." in found.to_markdown()
+
+
+def test_a_training_step_says_of_how_many():
+  shape = jax.ShapeDtypeStruct
+  step = jax.grad(lambda w, x, y: ((x @ w - y[:, None]) ** 2).sum())
+  args = [shape(s, jnp.float32) for s in ((8, 4), (64, 8), (64,))]
+  found = cost.training(step, *args, weights=0)
+  head = next(line for line in found.to_table().split("\n") if " for " in line)
+  assert head.endswith("  8  for one training step of 64")
+
+
+def test_titled_tables_keep_their_heads(told):
+  lines = [line.split() for line in told.to_table().split("\n")]
+  at = lines.index(["Memory:"])
+  assert lines[at + 1] == ["elements", "bytes"]
+  at = next(i for i, line in enumerate(lines) if line[:1] == ["Branches,"])
+  assert lines[at].count("counted:") == 1
+  assert lines[at + 1] == ["cond", "at", "branch", "MACs", "ACE", "times"]
+
+
+def test_shapes_go_before_names_are_cut():
+  path = "decoder/blocks/0/self_attention"
+  w = {path: {"kernel": jax.ShapeDtypeStruct((512, 512), jnp.float32)}}
+  x = jax.ShapeDtypeStruct((1, 512, 512), jnp.float32)
+  found = cost.count(lambda x, w: x @ w[path]["kernel"], x, w, weights=1)
+  narrow = found.to_table(100).split("\n\n")[0]
+  assert path in narrow
+  assert " in " not in narrow
+  assert " out " in narrow

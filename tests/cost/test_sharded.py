@@ -123,6 +123,16 @@ def test_transfers_are_listed_with_their_axes_and_bytes():
   assert all(r.primitive.startswith("all_gather") for r in rows)
 
 
+def test_a_collective_over_the_axis_of_a_vmap_is_a_reduction():
+  each = lambda x: x - lax.pmean(x, "rows")
+  report = cost.count(
+    jax.vmap(each, axis_name="rows"),
+    jax.ShapeDtypeStruct((4, 8), jnp.float32),
+  )
+  assert report.collectives == []
+  assert report.elementwise_by_primitive == {"psum": 32, "div": 8, "sub": 32}
+
+
 def test_transfers_in_a_loop_and_of_narrow_types():
   mesh = _mesh(i=2, j=4)
 

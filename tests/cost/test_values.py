@@ -1,10 +1,13 @@
 """Which axes a value varies along, against arrays."""
 
 import hypothesis
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from jbin import cost
 from jbin.cost import _blocks, _values
 
 
@@ -97,3 +100,11 @@ def test_a_join_is_tagged_only_if_all_are():
   mixed = _values.join([one, bare], (4,))
   assert (mixed.bits, mixed.origin, mixed.data) == (None, None, True)
   assert mixed.scales == one.scales
+
+
+def test_the_gradient_of_integers_has_no_width():
+  assert _values.dtype_bits(jax.dtypes.float0) == 0
+  loss = lambda n, w: (n * w).sum()
+  step = jax.grad(loss, (0, 1), allow_int=True)
+  n, w = (jax.ShapeDtypeStruct((3,), d) for d in (jnp.int32, jnp.float32))
+  assert cost.count(step, n, w, weights=1).macs == {}

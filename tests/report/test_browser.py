@@ -42,6 +42,9 @@ def pages(tmp_path_factory):
   folder = tmp_path_factory.mktemp("pages")
   a, b = made.everything("before"), made.everything("after", bits=2)
   b["layers"][0]["name"] = "new/stem"
+  far = made.everything("far")
+  for key in ("ace", "macs", "weight_bytes"):
+    far["totals"][key] = 1064 * a["totals"][key]
   big = made.cost(layers=1500)
   for i, row in enumerate(big["layers"]):
     row["name"] = f"stages/{i // 100}/{i // 10}/conv{i}"
@@ -49,6 +52,7 @@ def pages(tmp_path_factory):
     "cost": report.cost_page(made.everything()),
     "evil": report.cost_page(made.everything(evil=EVIL)),
     "diff": report.diff_page(report.diff(a, b, ("before", "after"))),
+    "far_diff": report.diff_page(report.diff(a, far, ("before", "far"))),
     "evil_diff": report.diff_page(
       report.diff(a, made.everything(evil=EVIL), (EVIL, "after"))
     ),
@@ -259,6 +263,19 @@ def test_nothing_is_wider_than_the_window(visit, name, viewport):
   _open_all(page)
   wide = page.evaluate("document.documentElement.scrollWidth")
   assert wide <= viewport["width"]
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("name", [*KINDS, "far_diff"])
+def test_figures_stay_in_their_cards(visit, name, viewport):
+  figures = visit(name, viewport).locator(".card .figure")
+  for figure in figures.all():
+    wide, room, high, line = figure.evaluate(
+      "e => [e.scrollWidth, e.clientWidth, e.clientHeight,"
+      " parseFloat(getComputedStyle(e).lineHeight)]"
+    )
+    assert wide <= room
+    assert high < 1.5 * line
 
 
 def _open_all(page):

@@ -112,3 +112,25 @@ def test_an_empty_program_has_a_page():
   cost["totals"] |= {"ace": 0, "macs": 0, "macs_by_bit_pair": {}}
   cost["totals"] |= {"weights_by_bits": {}, "weight_bytes": 0}
   _Page(report.cost_page(cost))
+
+
+def test_the_page_says_of_how_much_data_it_is():
+  assert "All counts are for one example." in report.cost_page(made.cost())
+  cost = made.cost(counted_for="one training step of 64", training={})
+  cost["input"] = [[28, 28, 1], []]
+  page = report.cost_page(cost)
+  assert "All counts are for one training step of 64." in page
+  assert "input 28×28×1</span>" in page  # labels have no shape to tell
+
+
+@pytest.mark.parametrize(
+  ("n", "said"), [(1, "1 transfer<"), (2, "2 transfers<")]
+)
+def test_a_transfer_alone_is_one(n, said):
+  cost = made.everything()
+  cost["training"]["communication"]["by_axis"]["data"]["transfers"] = n
+  assert said in report.cost_page(cost)
+
+
+def test_products_are_called_products():
+  assert "tiny, 4 products</span>" in report.cost_page(made.cost())

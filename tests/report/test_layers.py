@@ -49,7 +49,7 @@ def test_a_module_is_the_sum_of_its_layers_even_if_rows_are_cut():
   module, first = _layers.rows(_layers.tree(layers), (), 1)
   assert (module.name, first.name) == ("m", "m/1")
   assert (module.macs, module.ace) == (15, 150)
-  assert module.kind == "5 layers"
+  assert module.kind == "5 products"
   assert module.share == 1.0
 
 

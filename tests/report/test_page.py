@@ -197,7 +197,7 @@ def test_flagged_layers_are_listed_with_the_strict_cost(make_run, tmp_path):
   cost = made.cost(flagged=["block1/conv"])
   cost["totals"]["ace_strict"] = 7_000_000
   text, _ = _write([make_run("run", cost)], tmp_path)
-  assert "1 flagged layer<" in text
+  assert "1 flagged product<" in text
   assert "7.00 M" in text
   assert text.count("⚑</span>") == 1
 

@@ -67,9 +67,22 @@ def test_a_run_without_accuracy_is_a_line():
 def test_a_run_of_other_data_says_so():
   digits, imagenet = {"name": "digits"}, {"name": "tfds", "dataset": "imagenet"}
   runs = [_run(accuracy=0.9, data=digits), _run(accuracy=0.9, data=imagenet)]
+  runs[1].cost["input"] = [224, 224, 3]
   assert _scatter.others(runs) == ["digits"]
   assert _scatter.others(runs[1:]) == []
-  assert _scatter.others([_run(data=digits)]) == []
+  # Without an accuracy, and without a config: the input tells.
+  assert _scatter.others([_run(data=digits)]) == ["digits"]
+  assert _scatter.others([_run()]) == ["an input of 8×8×16"]
+
+
+def test_a_batch_or_a_step_is_no_mark():
+  for extra in ({"batch": 64}, {"training": {"phases": {}}}):
+    run = _run()
+    run.cost.update(extra)
+    assert _scatter.plots([run], 6) == []
+  run = _run()
+  run.cost["batch"] = 1
+  assert _scatter.plots([run], 6)
 
 
 def test_the_page_has_the_run_among_them(make_run, tmp_path):
