@@ -68,6 +68,7 @@ ROOMS = [
   "shards",
   "references",
   "registry",
+  "tables",
   "errors",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jbin import quantizers
+from jbin import quantizers, tables
 from jbin.convert import _rule
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def table(entries: Sequence[Entry], rules: Sequence[_rule.Rule]) -> str:
     for entry in entries
   ]
   widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
-  lines = [_line(row, widths) for row in (_HEAD, *rows)]
+  lines = tables.align([_HEAD, *rows], "<" * len(_HEAD))
   lines.insert(1, "  ".join("-" * width for width in widths[:-1]))
   changed = sum(bool(entry.slots) for entry in entries)
   layers = sum(bool(entry.bits) for entry in entries)
@@ -38,11 +38,6 @@ def table(entries: Sequence[Entry], rules: Sequence[_rule.Rule]) -> str:
   ]
   lines += [f"  {index}  {rule}" for index, rule in enumerate(rules)]
   return "\n".join(lines)
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-  padded = [cell.ljust(w) for cell, w in zip(row, widths, strict=True)]
-  return "  ".join(padded).rstrip()
 
 
 def _short(spec: quantizers.Quantizer) -> str:

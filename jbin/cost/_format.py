@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jbin import tables
 from jbin.cost import _memory, _sections
 from jbin.cost._record import Record
 from jbin.cost._values import Shape
@@ -98,7 +99,7 @@ def _plain(section: _sections.Section, width: int) -> Iterator[str]:
     yield f"{section.title}:"
   if len(section.rows) > 1:
     indent = "  " if section.title else ""
-    drawn = _align(section.rows, section.sides)
+    drawn = tables.align(section.rows, section.sides)
     yield from (f"{indent}{line}" for line in drawn)
   for line in (*section.lines, *section.loud):
     yield from textwrap.wrap(
@@ -140,7 +141,7 @@ def _layer_lines(report: Report, width: int) -> list[str]:
   for row in kept:
     if len(row[0]) > space:  # the end of a path says more than its start
       row[0] = "…" + row[0][1 - space :]
-  lines = _align(kept, "<" * (len(kept[0]) - 2) + ">>")
+  lines = tables.align(kept, "<" * (len(kept[0]) - 2) + ">>")
   lines.insert(1, "-" * max(map(len, lines)))
   return lines
 
@@ -162,7 +163,7 @@ def csv_text(report: Report) -> str:
 
 def markdown(report: Report) -> str:
   """The totals, the bit pairs, the layers and what is left out."""
-  lines = [f"## {_escaped(report.model)}", ""]
+  lines = [f"## {tables.escaped(report.model)}", ""]
   lines += [f"All figures are for {report.counted_for}.", ""]
   body = _sections.Section("Layers", _sections.layers(report), _sections.SIDES)
   found = [*_sections.summary(report), _sections.chips(report)]
@@ -179,34 +180,10 @@ def _marked(section: _sections.Section) -> Iterator[str]:
   if section.title:
     yield from (f"### {section.title}", "")
   if section.loud:
-    yield from (f"* **{_escaped(line)}**" for line in section.loud)
+    yield from (f"* **{tables.escaped(line)}**" for line in section.loud)
     yield ""
   if len(section.rows) > 1:
-    yield from (*_pipes(section.rows, section.sides), "")
+    yield from (*tables.pipes(section.rows, section.sides), "")
   if section.lines:
-    yield from (f"* {_escaped(line.strip())}" for line in section.lines)
+    yield from (f"* {tables.escaped(line.strip())}" for line in section.lines)
     yield ""
-
-
-def _align(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
-  """Rows as lines with columns of equal width; `sides` is < or > for each."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return [
-    "  ".join(
-      f"{cell:{side}{n}}"
-      for cell, side, n in zip(row, sides, widths, strict=True)
-    ).rstrip()
-    for row in rows
-  ]
-
-
-def _pipes(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
-  rule = ["---" if side == "<" else "---:" for side in sides]
-  head, *body = [[_escaped(cell) for cell in row] for row in rows]
-  return [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
-
-
-def _escaped(text: str) -> str:
-  """One line that ends no cell and begins no tag or emphasis."""
-  text = text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
-  return text.replace("*", "\\*")

@@ -9,7 +9,8 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jbin.report import _diff, _numbers, _text
+from jbin import tables
+from jbin.report import _diff, _numbers
 
 _MIN_NAME = 16  # columns that a layer's name always gets
 
@@ -29,7 +30,7 @@ def table(found: _diff.Diff, width: int | None = None) -> str:
       line, width, subsequent_indent="  ", break_on_hyphens=False
     )
   lines += [""] if found.uncounted else []
-  lines += _text.align([("", "A", "B", "B is"), *_totals(found)], "<>>>")
+  lines += tables.align([("", "A", "B", "B is"), *_totals(found)], "<>>>")
   for line in unpriced(found):
     lines += textwrap.wrap(
       line, width, subsequent_indent="  ", break_on_hyphens=False
@@ -37,7 +38,7 @@ def table(found: _diff.Diff, width: int | None = None) -> str:
   lines += ["", _counts(found)]
   if found.changed:
     narrow = _fitted(found, width)
-    drawn = _text.align(narrow, "<<" + ">" * (len(narrow[0]) - 2))
+    drawn = tables.align(narrow, "<<" + ">" * (len(narrow[0]) - 2))
     drawn.insert(1, "-" * max(map(len, drawn)))
     lines += ["", *drawn]
   return "\n".join(lines)
@@ -151,18 +152,18 @@ def _fitted(found: _diff.Diff, width: int) -> list[tuple[str, ...]]:
 
 def markdown(found: _diff.Diff) -> str:
   """The same as Markdown tables."""
-  a, b = (_text.escaped(name) for name in found.names)
-  lines = [f"## {a} → {b}", "", f"{_text.escaped(counted_for(found))}.", ""]
+  a, b = (tables.escaped(name) for name in found.names)
+  lines = [f"## {a} → {b}", "", f"{tables.escaped(counted_for(found))}.", ""]
   if hidden := warnings(found):
-    lines += [*(f"* **{_text.escaped(line)}**" for line in hidden), ""]
+    lines += [*(f"* **{tables.escaped(line)}**" for line in hidden), ""]
   head = ("total", found.names[0], found.names[1], "change")
-  lines += _text.pipes([head, *_totals(found)], "<>>>")
+  lines += tables.pipes([head, *_totals(found)], "<>>>")
   if free := unpriced(found):
-    lines += ["", *(f"* {_text.escaped(line)}" for line in free)]
+    lines += ["", *(f"* {tables.escaped(line)}" for line in free)]
   lines += ["", _counts(found)]
   rows = _layers(found)
   if rows:
-    lines += ["", *_text.pipes([_HEAD, *rows], "<<>>>>")]
+    lines += ["", *tables.pipes([_HEAD, *rows], "<<>>>>")]
   return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jbin import tables
 from jbin.report import _numbers, _read
 
 
@@ -24,14 +25,7 @@ def summary(workdirs: Sequence[Path], page: Path | None = None) -> str:
   """
   runs = _read.runs([Path(workdir) for workdir in workdirs])
   rows = [("", *(run.name for run in runs)), *_rows(runs)]
-  widths = [max(len(row[i]) for row in rows) for i in range(len(runs) + 1)]
-  lines = [
-    "  ".join(
-      cell.ljust(width) if i == 0 else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ).rstrip()
-    for row in rows
-  ]
+  lines = tables.align(rows, "<" + ">" * len(runs))
   rule = "-" * max(map(len, lines))
   lines = [lines[0], rule, *lines[1:], rule]
   lines.append("per example; ACE = sum of MACs x activation bits x weight bits")

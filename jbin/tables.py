@@ -25,6 +25,7 @@ def pipes(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
 
 
 def escaped(text: str) -> str:
-  """One line that does not end a cell, nor begin a tag."""
-  text = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-  return text.replace("<", "&lt;")
+  """One line that ends no cell and begins no tag or emphasis."""
+  for mark in ("\\", "|", "*"):
+    text = text.replace(mark, f"\\{mark}")
+  return text.replace("\n", " ").replace("<", "&lt;")
