@@ -20,7 +20,7 @@ _TOTALS = {
 }
 _ACTIVATIONS = {
   "activations_bytes": "activations at peak",
-  "activations_tagged_bytes": "activations at the widths of tags",
+  "activations_tagged_bytes": "activations packed to their bits",
 }
 
 
