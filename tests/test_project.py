@@ -69,6 +69,7 @@ ROOMS = [
   "references",
   "registry",
   "tables",
+  "views",
   "errors",
 ]
 

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.extend import core
 
-from jbin import errors
+from jbin import errors, views
 from jbin.cost._blocks import full
 from jbin.cost._values import Step, Value, dtype_bits
 
@@ -293,12 +293,7 @@ def _module(module: nnx.Module, prefix: str, inputs: _Inputs) -> Rebuild:
     if isinstance(found, nnx.Variable)
   }
   if not inputs.training:
-    module = nnx.view(
-      module,
-      raise_if_not_found=False,
-      deterministic=True,
-      use_running_average=True,
-    )
+    module = views.evaluation(module)
   graphdef, state = nnx.split(module)
   owners = _owners(module)
   variables: dict[Any, Any] = dict(nnx.to_flat_state(state))

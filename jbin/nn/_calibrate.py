@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jbin import errors
+from jbin import errors, views
 from jbin.nn import _quantizer
 
 
@@ -34,12 +34,8 @@ def calibrate(model: nnx.Module, *args: Any, **kwargs: Any) -> None:
       some that it does not reach.
   """
   _check_calibrates(model)
-  view = nnx.view(
-    model,
-    calibrating=True,
-    use_running_average=True,
-    deterministic=True,
-    raise_if_not_found=False,
+  view = views.view(
+    model, calibrating=True, use_running_average=True, deterministic=True
   )
   graphdef, params, rest = nnx.split(view, nnx.Param, ...)
   leaves, tree = jax.tree.flatten((args, kwargs))

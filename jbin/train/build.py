@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jbin import errors, optimizers, schedules
+from jbin import errors, optimizers, schedules, views
 from jbin.train import calling, config as config_lib, regularized
 
 if TYPE_CHECKING:
@@ -305,7 +304,7 @@ def cost_report(config: config_lib.Config) -> cost.Report:
   from jbin import cost
 
   model, shape = abstract_model(config)
-  model = evaluation_view(model)
+  model = views.evaluation(model)
   example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   return cost.count(model, example, name=config.model.name)
 
@@ -378,12 +377,3 @@ def _channels(model: config_lib.Named) -> int:
   takes = inspect.signature(models.REGISTRY.get(model.name)).parameters
   default = takes["in_features"].default if "in_features" in takes else 3
   return int(model.kwargs.get("in_features", default))
-
-
-evaluation_view = functools.partial(
-  nnx.view,
-  deterministic=True,
-  use_running_average=True,
-  raise_if_not_found=False,
-)
-"""The twin for evaluation: no dropout, statistics stay as they are."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from flax import nnx
 
-from jbin import nn, schedules, tasks
+from jbin import nn, schedules, tasks, views
 from jbin.train import restore
 
 
@@ -76,8 +76,6 @@ def params(
   start, rest = model_state
   rest = schedules.set_progress(rest, 0.0)
   model = nnx.merge(graphdef, start, rest, copy=True)
-  seeing = nnx.view(
-    model, calibrating=True, deterministic=True, raise_if_not_found=False
-  )
+  seeing = views.view(model, calibrating=True, deterministic=True)
   task.loss(seeing, batch, teacher.model(teacher_state), 0.0)
   return restore.split(seeing)[1]

@@ -24,7 +24,7 @@ import tqdm
 from flax import nnx
 from jax.sharding import Mesh
 
-from jbin import data, optimizers, schedules, tasks
+from jbin import data, optimizers, schedules, tasks, views
 from jbin.train import (
   build,
   calibrate,
@@ -402,7 +402,7 @@ def make_eval_step(
   def eval_step(
     state: Any, teacher_state: Any, batch: Any, progress: Any
   ) -> tasks.Metrics:
-    model = build.evaluation_view(nnx.merge(graphdef, *state))
+    model = views.evaluation(nnx.merge(graphdef, *state))
     asked = teacher.model(teacher_state)
     return task.loss(model, batch, asked, progress)[1]
 

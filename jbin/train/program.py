@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from jbin import cost, optimizers, tasks
+from jbin import cost, optimizers, tasks, views
 from jbin.train import (
   build,
   config as config_lib,
@@ -138,7 +138,7 @@ def of(config: config_lib.Config) -> Program:
   teacher_model = None
   if task.teacher is not None:
     make = restore.teacher_maker(task.teacher, image_shape=shape)
-    teacher_model = build.evaluation_view(nnx.eval_shape(make))
+    teacher_model = views.evaluation(nnx.eval_shape(make))
   graphdef, params, rest = restore.split(model)
   images = (config.batch_size, *shape)
   batch = {

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jbin import data, errors, tasks
+from jbin import data, errors, tasks, views
 from jbin.train import build, checkpoint, config as config_lib, sharding
 
 
@@ -44,7 +44,7 @@ def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
     return Teacher(None, ())
   make = teacher_maker(task.teacher, source)
   _, graphdef, state = restore_model(make, Path(task.teacher.workdir), mesh)
-  viewed = build.evaluation_view(nnx.merge(graphdef, *state))
+  viewed = views.evaluation(nnx.merge(graphdef, *state))
   graphdef, *rest = split(viewed)
   return Teacher(graphdef, tuple(rest))
 

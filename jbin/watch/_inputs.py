@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jbin import errors, nn
+from jbin import errors, nn, views
 from jbin.watch import _paths
 
 
@@ -41,7 +41,7 @@ def twin(model: nnx.Module) -> nnx.Module:
   The model's variables are its own. Quantizers of an `nnx.RNN` have their
   counters from here on: a carry of a scan, as its cell is, cannot grow.
   """
-  view = nnx.view(model, watching=True, raise_if_not_found=False)
+  view = views.view(model, watching=True)
   for _, part in nnx.iter_modules(view):
     if isinstance(part, nnx.RNN):
       zeros = jnp.zeros((*_stack(part), 2), jnp.float32)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jbin import errors, nn, quantizers, references, schedules
+from jbin import errors, nn, quantizers, references, schedules, views
 from jbin.watch import _indicators, _paths
 
 Numbers = dict[str, jax.Array]
@@ -116,7 +116,7 @@ def _quantizers(
   """The quantizers of latent weights, evaluating, with these parameters."""
   twin = nnx.clone(model)
   nnx.update(twin, params)
-  twin = nnx.view(twin, use_running_average=True, raise_if_not_found=False)
+  twin = views.view(twin, use_running_average=True)
   found = nn.latents(twin)
   for part in found.values():
     while isinstance(part.spec, quantizers.delayed):
