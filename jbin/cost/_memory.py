@@ -82,6 +82,21 @@ class Memory:
     """
     return _whole(self.total_bytes + self.activations_tagged_bytes)
 
+  def rows(self) -> list[tuple[str, float]]:
+    """The parts with their names, for a table."""
+    parts = [
+      ("weights", self.weights_bytes),
+      ("embeddings", self.embeddings_bytes),
+      ("other parameters", self.other_parameters_bytes),
+      ("batch statistics", self.batch_stats_bytes),
+      ("states", self.state_bytes),
+    ]
+    return [
+      *((name, n) for name, n in parts if n),
+      ("at rest", self.total_bytes),
+      ("activations at peak", self.activations_tagged_bytes),
+    ]
+
   def to_json(self) -> dict[str, Any]:
     """The parts as JSON values."""
     return {

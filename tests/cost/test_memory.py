@@ -98,6 +98,20 @@ def test_a_cache_that_is_written_in_part_is_held_once(write):
   assert memory.activations_bytes == 4 * (8 + 64)
 
 
+def test_rows_add_up(report):
+  *parts, rest, busy = report.memory().rows()
+  assert rest == ("at rest", report.memory().total_bytes)
+  assert sum(n for _, n in parts) == rest[1]
+  assert rest[1] + busy[1] == report.memory().peak_bytes
+  assert [name for name, _ in parts] == [
+    "weights",
+    "embeddings",
+    "other parameters",
+    "batch statistics",
+    "states",
+  ]
+
+
 def test_json(report):
   table = report.to_json()["memory"]
   assert table["weights_by_bits"] == {"1": 64, "16": 32}

@@ -110,5 +110,7 @@ def test_cost_sees_the_width_and_the_groups(make):
     report = cost.count(layer(make(4, (-1,), group)), kernel((1, 12)))
     (record,) = report.layers
     assert record.rhs_bits == 4
-    assert record.rhs.scaled == (group is not None)
+    assert record.rhs.runs == (1 if group is None else 12 // group)
+    grouped = () if group is None else ("scale_by_groups",)
+    assert record.flags == grouped
     assert report.ace == 12 * 6 * 8 * 4
