@@ -180,8 +180,9 @@ def ops_div64(record: Record) -> float:
   """OPs of the papers on binary networks: MACs of floats + BOPs / 64.
 
   `cost = macs * lhs_bits * rhs_bits / 64` if both operands are codes, else
-  `macs`: one FLOP is one multiply-accumulate. ReActNet-A is 0.87e8, Bi-Real-18
-  1.63e8. References: Bi-Real Net, ReActNet, BinaryDM.
+  `macs`: one FLOP is one multiply-accumulate. ReActNet-A is 0.87e8, the
+  convolutions of Bi-Real-18 1.63e8. References: Bi-Real Net, ReActNet,
+  BinaryDM.
 
   Readings differ. On 1 x 1 bit and on floats all do the same; 4 x 4 bits cost
   16/64 here, 4/64 in `cpu64_maxbits_64` and 1 in `cpu64_binary_64th_rest_1`,

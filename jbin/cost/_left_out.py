@@ -71,7 +71,7 @@ def _always(report: Report) -> dict[str, float]:
     ),
     "scalar operations on parameters alone": report.on_parameters,
     "parameters outside products": report.params["total"] - weights,
-    "primitives not counted": len(report.not_counted),
+    "primitives without a price": len(report.not_counted),
   }
 
 

@@ -61,7 +61,7 @@ def test_weights_and_parameters(report):
     "floating element-wise operations on activations, marked or not": 32,
     "scalar operations on parameters alone": 104,
     "parameters outside products": 8,
-    "primitives not counted": 1,
+    "primitives without a price": 1,
   }
 
 
