@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jbin import cost, errors
+from jbin import cost, errors, nn
 from jbin.convert import _entry, _layers, _rule, _table, _trace
 from jbin.convert._entry import Entry
 
@@ -112,7 +112,7 @@ def plan(
   attentions = {
     p: m
     for p, m in _entry.sorted_parts(parts)
-    if type(m) is nnx.MultiHeadAttention
+    if type(m) in (nnx.MultiHeadAttention, nn.MultiHeadAttention)
   }
   seen = None
   if example or named:

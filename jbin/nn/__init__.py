@@ -8,11 +8,14 @@ from jbin.nn._conv_transpose import ConvTranspose
 from jbin.nn._latents import latents
 from jbin.nn._linear import Einsum, Embed, Linear
 from jbin.nn._linear_general import LinearGeneral
+from jbin.nn._low_rank import LowRankResidual
+from jbin.nn._multi_head import MultiHeadAttention, Taps
 from jbin.nn._norm import BatchNorm
 from jbin.nn._output_scale import SpatialScale, XnorMap
 from jbin.nn._quantizer import Quantizer, QuantizerSeen, QuantizerStat
 from jbin.nn._reshape_add import reshape_add
 from jbin.nn._squeeze_excite import SqueezeExcite
+from jbin.nn._stack import members, scan, stack
 
 __all__ = [
   "BatchNorm",
@@ -24,15 +27,21 @@ __all__ = [
   "Embed",
   "Linear",
   "LinearGeneral",
+  "LowRankResidual",
   "Maxout",
+  "MultiHeadAttention",
   "Quantizer",
   "QuantizerSeen",
   "QuantizerStat",
   "RPReLU",
   "SpatialScale",
   "SqueezeExcite",
+  "Taps",
   "XnorMap",
   "calibrate",
   "latents",
+  "members",
   "reshape_add",
+  "scan",
+  "stack",
 ]

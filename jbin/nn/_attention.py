@@ -215,6 +215,7 @@ class DotProductAttention(nnx.Module):
     value: jax.Array,
     allowed: jax.Array | None,
     precision: Any,
+    term: jax.Array | None,
   ) -> jax.Array:
     """(n, h, q, k) and (n, k, g, d) to (n, q, h, d)."""
     heads, groups = weights.shape[1], value.shape[-2]
@@ -223,15 +224,22 @@ class DotProductAttention(nnx.Module):
     )
     if isinstance(left, Quantized) and allowed is not None:
       left = _only(left, allowed)
-    left = left if heads == groups else _split(left, 1, groups)
-    y = products.dot_general(
-      left,
-      right,
-      (((left.ndim - 1,), (1,)), ((0, 1), (0, 2))),
+    dot = functools.partial(
+      products.dot_general,
       precision=precision,
       grad_precision=self.grad_precision,
     )
+    added = None
+    if term is not None:  # (n, h, q, 1): one number for all channels
+      whole = jnp.broadcast_to(
+        term[:, None], (term.shape[0], heads, *term.shape[1:])
+      )
+      added = dot(left, whole, (((3,), (2,)), ((0, 1), (0, 1))))
+    left = left if heads == groups else _split(left, 1, groups)
+    y = dot(left, right, (((left.ndim - 1,), (1,)), ((0, 1), (0, 2))))
     y = jnp.reshape(y, (y.shape[0], heads, *y.shape[-2:]))
+    if added is not None:
+      y += added
     return jnp.moveaxis(y, 1, 2)
 
   def __call__(
@@ -250,6 +258,7 @@ class DotProductAttention(nnx.Module):
     module: nnx.Module | None = None,
     promote_dtype: Any = dtypes.promote_dtype,
     is_causal: bool = False,
+    value_term: jax.Array | None = None,
   ) -> jax.Array:
     """Arguments and result as for `nnx.dot_product_attention`.
 
@@ -271,6 +280,8 @@ class DotProductAttention(nnx.Module):
         "attention_weights".
       promote_dtype: as in Flax.
       is_causal: whether query i sees keys 0 to i only.
+      value_term: (batch..., keys, 1), floats beside the quantized values:
+        `Q_w(probabilities) value_term` is added to every channel.
 
     Returns:
       (batch..., queries, heads, value_dim).
@@ -279,6 +290,8 @@ class DotProductAttention(nnx.Module):
       errors.UserError: if the shapes do not fit.
     """
     if not self._altered:
+      if value_term is not None:
+        value = value + value_term[..., None, :]
       return nnx.dot_product_attention(
         query,
         key,
@@ -319,7 +332,9 @@ class DotProductAttention(nnx.Module):
     weights = jnp.reshape(weights, scores.shape)
     if allowed is not None:
       allowed = jnp.reshape(allowed, scores.shape)
-    y = self._mixed(weights, value, allowed, precision)
+    if value_term is not None:
+      value_term = jnp.reshape(value_term, (-1, *value_term.shape[-2:]))
+    y = self._mixed(weights, value, allowed, precision, value_term)
     return jnp.reshape(y, (*batch, *y.shape[1:]))
 
 

@@ -1,0 +1,74 @@
+"""Equal blocks as one block with stacked variables, run by a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
+  """`depth` blocks, each from random streams of its own, as one module.
+
+  A leading axis is added to every variable. Rules, the optimizers' masks and
+  the cost counter know such a stack as one layer of many members.
+
+  Args:
+    make: makes one block from its streams.
+    depth: their number, 1 or more.
+    rngs: are split; the caller's own streams move on by one draw.
+
+  Returns:
+    The stack; `scan` runs it.
+  """
+  return nnx.vmap(make, in_axes=0, out_axes=0)(rngs.split(depth))
+
+
+def scan(
+  blocks: nnx.Module,
+  x: Any,
+  *rest: Any,
+  each: Any = None,
+  call: Callable[..., Any] | None = None,
+) -> tuple[Any, Any]:
+  """`x` through all blocks of a stack; compiled once, whatever the depth.
+
+  What blocks measure or draw is kept in the stack.
+
+  Args:
+    blocks: what `stack` made.
+    x: what the first block takes and each gives to the next; any pytree.
+    *rest: further arguments, the same for all blocks.
+    each: a pytree of arrays with a leading axis, one entry for each block,
+      which gets it as the last argument; None: there is none.
+    call: (block, x, *rest) -> (x, y); None: the block itself, without a y.
+
+  Returns:
+    (x after the last block, the y of all blocks, stacked).
+  """
+
+  def step(block: Any, x: Any, item: Any, *rest: Any) -> tuple[Any, Any]:
+    last = () if item is None else (item,)
+    if call is not None:
+      return call(block, x, *rest, *last)
+    return block(x, *rest, *last), None
+
+  run = nnx.scan(
+    step,
+    in_axes=(0, nnx.Carry, 0, *(None for _ in rest)),
+    out_axes=(nnx.Carry, 0),
+  )
+  return run(blocks, x, each, *rest)
+
+
+def members(blocks: M, depth: int) -> list[M]:
+  """The blocks of a stack, each a module of its own (copies)."""
+  graphdef, state = nnx.split(blocks)
+  return [
+    nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+    for i in range(depth)
+  ]
