@@ -159,6 +159,24 @@ def linear(
 
 
 @_factory
+def warmup_linear(
+  progress: jax.Array,
+  start: float,
+  end: float = 0.0,
+  warmup: float = 0.1,
+  until: float = 1.0,
+) -> jax.Array:
+  """Linear from 0 to `start` over `warmup`, then linear to `end` (BERT).
+
+  `start * p / warmup`, then `start + (end - start) * s` with `s` the share of
+  `[warmup, until]` that is over.
+  """
+  down = start + (end - start) * _share(progress, warmup, until)
+  up = start * progress / max(warmup, 1e-12)
+  return jnp.where(progress < warmup, up, down)
+
+
+@_factory
 def cosine(
   progress: jax.Array,
   start: float,

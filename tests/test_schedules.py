@@ -31,6 +31,12 @@ def _share(p, begin, until):
   return np.clip((p - begin) / (until - begin), 0, 1)
 
 
+def _warmup_linear(p):
+  if p < 0.2:
+    return 0.3 * p / 0.2
+  return 0.3 - 0.29 * _share(p, 0.2, 0.9)
+
+
 def _cosine(p):
   if p < 0.1:
     return 0.3 * p / 0.1
@@ -60,6 +66,14 @@ ROWS = {
       ((0.0, 0.49), (0.51, 1.0)),
       jumps=(0.5,),
     ),
+  ],
+  "warmup_linear": [
+    Row(
+      lambda: schedules.warmup_linear(0.3, 0.01, warmup=0.2, until=0.9),
+      _warmup_linear,
+      ((0.9, 1.0),),
+    ),
+    Row(lambda: schedules.warmup_linear(2.0, warmup=0.0), lambda p: 2 - 2 * p),
   ],
   "cosine": [
     Row(

@@ -24,6 +24,6 @@ def main(argv: Sequence[str]) -> None:
     import jax
 
     jax.distributed.initialize()
-  from jbin.train import loop
+  from jbin.train import evaluation
 
-  print(json.dumps(loop.evaluate(config, Path(given["workdir"]))))
+  print(json.dumps(evaluation.evaluate(config, Path(given["workdir"]))))

@@ -11,6 +11,7 @@ from jbin.cli import _flags
 FAMILIES = {
   "models": ("jbin.models", "REGISTRY"),
   "data": ("jbin.data", "REGISTRY"),
+  "weights": ("jbin.pretrained", "REGISTRY"),
   "tasks": ("jbin.tasks", "REGISTRY"),
   "rules": ("jbin.convert", "REGISTRY"),
   "optimizers": ("jbin.optimizers", "REGISTRY"),

@@ -15,8 +15,8 @@ def main(argv: Sequence[str]) -> None:
   # Nothing is computed: an accelerator would only be locked, and be slow to
   # start.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  from jbin.train import build
+  from jbin.train import build, making
 
   build.check(config)
-  model, shape = build.abstract_model(config, with_rules=False)
-  print(build.plan_of(model, config.rules, shape))
+  model, inputs = build.abstract_model(config, with_rules=False)
+  print(making.plan_of(model, config.rules, inputs))

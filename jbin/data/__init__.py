@@ -4,8 +4,18 @@ Importing this room loads neither grain nor what a source reads with; each is
 imported when it is first needed.
 """
 
-from jbin.data._base import REGISTRY, Batch, Dataset, Reader
+from jbin.data._base import (
+  REGISTRY,
+  Batch,
+  Dataset,
+  Feature,
+  Reader,
+  image_features,
+  text_features,
+)
 from jbin.data.digits import digits
+from jbin.data.masked_text import masked_text
+from jbin.data.sentences import sentences
 from jbin.data.synthetic import synthetic
 from jbin.data.tfds import tfds
 
@@ -13,8 +23,13 @@ __all__ = [
   "REGISTRY",
   "Batch",
   "Dataset",
+  "Feature",
   "Reader",
   "digits",
+  "image_features",
+  "masked_text",
+  "sentences",
   "synthetic",
+  "text_features",
   "tfds",
 ]

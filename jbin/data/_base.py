@@ -10,8 +10,8 @@ state is its step. No example is dropped at the end of an epoch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,23 +24,32 @@ if TYPE_CHECKING:
 REGISTRY = registry.Registry("data source")
 
 Batch: TypeAlias = dict[str, np.ndarray]
-Reader: TypeAlias = Callable[
-  [np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray]
-]
+Reader: TypeAlias = Callable[[np.ndarray, np.ndarray | None], Batch]
+
+
+class Feature(NamedTuple):
+  """One array of an example."""
+
+  shape: tuple[int, ...]
+  dtype: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """A source of labelled images: what a factory in this room returns.
+  """A source of examples: what a factory in this room returns.
 
   A reader maps (example indices (b,) int64, random numbers (b, draws) float64
-  in [0, 1), or None to read without augmentation) to (images (b, H, W, C)
-  float32, labels (b,) int32). It is pure and can be pickled, for workers.
+  in [0, 1), or None to read without augmentation) to the arrays of
+  `features`, each with a leading axis b. It is pure and can be pickled, for
+  workers.
 
   Attributes:
     name: the name of the data set.
-    num_classes: labels are 0 to num_classes - 1.
-    image_shape: (H, W, C) of a batch's images.
+    features: the arrays of one example: "image" (H, W, C) float32, or "tokens",
+      "segments" and "token_mask" (length,) int32; "label" () int32, or float32
+      for a regression; "targets" (length,) int32 where tokens are predicted.
+    offers: arguments of a model that follow from the data (`num_classes`,
+      `in_features`, `image_size`, `vocab_size`, `max_length`).
     num_train: examples in the training split.
     num_eval: examples in the evaluation split.
     read_train: reads training examples.
@@ -49,13 +58,23 @@ class Dataset:
   """
 
   name: str
-  num_classes: int
-  image_shape: tuple[int, int, int]
+  features: Mapping[str, Feature]
+  offers: Mapping[str, Any]
   num_train: int
   num_eval: int
   read_train: Reader = dataclasses.field(repr=False)
   read_eval: Reader = dataclasses.field(repr=False)
   draws: int = 0
+
+  @property
+  def num_classes(self) -> int:
+    """Labels are 0 to num_classes - 1."""
+    return self.offers["num_classes"]
+
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """(H, W, C) of a batch's images."""
+    return self.features["image"].shape
 
   def train(
     self,
@@ -67,8 +86,8 @@ class Dataset:
   ) -> _pipeline.Steps:
     """Endless shuffled and augmented batches, local to this process.
 
-    The iterator yields {"image": float32 (b, H, W, C), "label": int32 (b,)}
-    with b = batch_size / process_count. Its `get_state()` is {"step", "seed",
+    The iterator yields the arrays of `features`, each with a leading axis
+    b = batch_size / process_count. Its `get_state()` is {"step", "seed",
     "batch_size"}; it goes on exactly from there, also with another number of
     workers or processes, and grain's Orbax handlers save and restore it. Close
     it after use if it has workers.
@@ -161,7 +180,7 @@ class TrainBatch:
   rows: slice
 
   def __call__(self, step: int) -> Batch:
-    """{"image": (b, H, W, C) float32, "label": (b,) int32} of that step."""
+    """The arrays of the data set's features, (b, ...), of that step."""
     from jbin.data import _pipeline
 
     first = int(step) * self.batch_size
@@ -170,8 +189,7 @@ class TrainBatch:
     draws = None
     if self.draws:
       draws = _random.uniforms(self.seed, positions, self.draws)
-    images, labels = self.read(indices, draws)
-    return {"image": images, "label": labels}
+    return self.read(indices, draws)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,9 +208,53 @@ class EvalBatch:
     real = positions < self.size
     # A padding row repeats the last example, so that every row is well-formed;
     # it is then cleared.
-    images, labels = self.read(np.minimum(positions, self.size - 1), None)
+    batch = self.read(np.minimum(positions, self.size - 1), None)
     if not real.all():
-      images, labels = images.copy(), labels.copy()
-      images[~real] = 0
-      labels[~real] = 0
-    return {"image": images, "label": labels, "mask": real.astype(np.float32)}
+      batch = {name: array.copy() for name, array in batch.items()}
+      for array in batch.values():
+        array[~real] = 0
+    return {**batch, "mask": real.astype(np.float32)}
+
+
+def images(
+  name: str,
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+  num_train: int,
+  num_eval: int,
+  read_train: Reader,
+  read_eval: Reader,
+  draws: int = 0,
+) -> Dataset:
+  """A data set of images with classes; see `Dataset`."""
+  offers = {"num_classes": num_classes, "in_features": image_shape[-1]}
+  if image_shape[0] == image_shape[1]:
+    offers["image_size"] = image_shape[0]
+  return Dataset(
+    name,
+    image_features(image_shape),
+    offers,
+    num_train,
+    num_eval,
+    read_train,
+    read_eval,
+    draws,
+  )
+
+
+def image_features(image_shape: tuple[int, ...]) -> dict[str, Feature]:
+  """The arrays of an image with a class."""
+  return {
+    "image": Feature(image_shape, np.float32),
+    "label": Feature((), np.int32),
+  }
+
+
+def text_features(length: int) -> dict[str, Feature]:
+  """The arrays of a text of up to `length` tokens, without what is asked.
+
+  "segments" says which of two texts a token is of, 0 or 1; "token_mask" is 1
+  for a token and 0 for the padding behind the last.
+  """
+  names = ("tokens", "segments", "token_mask")
+  return {name: Feature((length,), np.int32) for name in names}

@@ -1,21 +1,16 @@
-"""Finds prepared data sets, opens their array records, decodes the images."""
+"""Finds prepared data sets, and opens their array records: one way for all."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import io
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jbin import errors
-
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_DECODE_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +20,39 @@ class Found:
   Attributes:
     name: as the user named it.
     directory: the folder of this version.
-    image_shape: (H, W, C); H and W are None if they differ between images.
-    num_classes: of the label.
-    image_key: the feature that holds the image.
-    label_key: the feature that holds the class.
   """
 
   name: str
   directory: str
-  image_shape: tuple[int | None, int | None, int]
-  num_classes: int
-  image_key: str
-  label_key: str
+
+  def feature(self, key: str, option: str) -> Any:
+    """What the data set says of a feature.
+
+    Args:
+      key: its name.
+      option: the argument that named it, for the message.
+
+    Raises:
+      errors.UserError: if there is none.
+    """
+    features: Any = _builder(self.directory).info.features
+    if key not in features:
+      raise errors.UserError(
+        f"{self.name} has no feature {key!r} ({option}); it has"
+        f" {', '.join(sorted(features))}"
+      )
+    return features[key]
+
+  @property
+  def features(self) -> tuple[str, ...]:
+    """The names of all features."""
+    features: Any = _builder(self.directory).info.features
+    return tuple(sorted(features))
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """The names of all splits."""
+    return tuple(_builder(self.directory).info.splits)
 
   def split(self, name: str) -> Split:
     """A split or a slice of one, as "train[:90%]".
@@ -63,6 +79,14 @@ class Found:
       )
     return Split(name, size)
 
+  def open(
+    self, split: Split, decoders: Mapping[str, Any] | None = None
+  ) -> Any:
+    """The examples of a split, by index; see `tfds.as_data_source`."""
+    return _builder(self.directory).as_data_source(
+      split=split.name, decoders=decoders
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -72,14 +96,12 @@ class Split:
   size: int
 
 
-def find(
-  name: str, data_dir: str | None, image_key: str, label_key: str
-) -> Found:
+def find(name: str, data_dir: str | None) -> Found:
   """Finds a prepared data set and reads its description.
 
   Raises:
-    errors.UserError: if it is not there, has no random access or lacks a
-      feature; the message says what is there and how to prepare it.
+    errors.UserError: if it is not there or has no random access; the message
+      says what is there and how to prepare it.
   """
   from tensorflow_datasets.core import read_only_builder, registered
 
@@ -91,33 +113,26 @@ def find(
   except registered.DatasetNotFoundError:
     raise _not_found(name, root) from None
   _check_format(name, builder)
-  features: Any = builder.info.features
-  for key, option in ((image_key, "image_key"), (label_key, "label_key")):
-    if key not in features:
-      raise errors.UserError(
-        f"{name} has no feature {key!r} ({option}); it has"
-        f" {', '.join(sorted(features))}"
-      )
-  image, label = features[image_key], features[label_key]
-  shape = tuple(image.shape)
-  if len(shape) != 3 or shape[2] not in _MODES or image.np_dtype != np.uint8:
+  return Found(name, str(builder.data_dir))
+
+
+def check_text(found: Found, key: str, option: str) -> None:
+  """Raises if a feature is no text.
+
+  Args:
+    found: the data set.
+    key: the feature.
+    option: the argument that named it, for the message.
+
+  Raises:
+    errors.UserError: if it is none, or not there.
+  """
+  feature = found.feature(key, option)
+  if feature.np_dtype != np.object_ or feature.shape:
     raise errors.UserError(
-      f"feature {image_key!r} of {name} is not an image of 1, 3 or 4 channels"
-      f" of bytes: {image}; choose another with image_key"
+      f"feature {key!r} of {found.name} is not a text: {feature}; choose"
+      f" another with {option}"
     )
-  if not hasattr(label, "num_classes"):
-    raise errors.UserError(
-      f"feature {label_key!r} of {name} is not a class: {label}; choose"
-      " another with label_key"
-    )
-  return Found(
-    name,
-    str(builder.data_dir),
-    (shape[0], shape[1], shape[2]),
-    int(label.num_classes),
-    image_key,
-    label_key,
-  )
 
 
 def _not_found(name: str, root: str) -> errors.UserError:
@@ -164,111 +179,3 @@ def _builder(directory: str) -> Any:
   import tensorflow_datasets as tfds
 
   return tfds.builder_from_directory(directory)
-
-
-class Records:
-  """Decoded images and labels of a split, by index.
-
-  Files are opened, and a cached split is decoded, when first read. A pickle
-  carries the cache, so that workers need not decode it again.
-
-  Args:
-    found: the data set.
-    split: one of its splits.
-    shape: (H, W, C) of the images to give.
-    cached: decode all images once and keep them; only for whole images.
-  """
-
-  def __init__(
-    self, found: Found, split: Split, shape: tuple[int, int, int], cached: bool
-  ):
-    self._found = found
-    self._split = split
-    self._shape = shape
-    self._cached = cached
-    self._cache: tuple[np.ndarray, np.ndarray] | None = None
-    self._source: Any = None
-    self._lock = threading.Lock()
-
-  @property
-  def decoded(self) -> bool:
-    """Whether the cache is filled."""
-    return self._cache is not None
-
-  def __getstate__(self) -> dict[str, Any]:
-    """What a worker needs: everything but open files and the lock."""
-    if self._cached:
-      self._load()
-    return {**self.__dict__, "_source": None, "_lock": None}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    """Restores what `__getstate__` gave."""
-    self.__dict__.update(state)
-    self._lock = threading.Lock()
-
-  def read(
-    self,
-    indices: np.ndarray,
-    boxes: Callable[[np.ndarray], np.ndarray | None],
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, H, W, C) uint8 and labels (n,) int32 of n indices.
-
-    Args:
-      indices: (n,) integers.
-      boxes: maps sizes (n, 2) to the boxes (n, 4) to cut, or to None for whole
-        images; a cached split has whole images only.
-    """
-    if not self._cached:
-      return self._decode(indices, boxes)
-    images, labels = self._load()
-    return images[indices], labels[indices]
-
-  def _load(self) -> tuple[np.ndarray, np.ndarray]:
-    with self._lock:
-      if self._cache is None:
-        images = np.empty((self._split.size, *self._shape), np.uint8)
-        labels = np.empty(self._split.size, np.int32)
-        for start in range(0, len(labels), _DECODE_AT_ONCE):
-          part = np.arange(start, min(start + _DECODE_AT_ONCE, len(labels)))
-          images[part], labels[part] = self._decode(part, lambda _: None)
-        self._cache = images, labels
-      return self._cache
-
-  def _decode(
-    self,
-    indices: np.ndarray,
-    boxes: Callable[[np.ndarray], np.ndarray | None],
-  ) -> tuple[np.ndarray, np.ndarray]:
-    from PIL import Image
-
-    records = self._open().__getitems__(indices.tolist())
-    files = [
-      Image.open(io.BytesIO(record[self._found.image_key]))
-      for record in records
-    ]
-    labels = [record[self._found.label_key] for record in records]
-    chosen = boxes(np.asarray([file.size for file in files]))
-    height, width, channels = self._shape
-    images = np.empty((len(files), *self._shape), np.uint8)
-    for i, file in enumerate(files):
-      if file.mode != _MODES[channels]:
-        file = file.convert(_MODES[channels])
-      if chosen is not None:
-        box = tuple(chosen[i].tolist())
-        file = file.resize((width, height), Image.Resampling.BICUBIC, box)
-      elif file.size != (width, height):
-        file = file.resize((width, height), Image.Resampling.BICUBIC)
-      images[i] = np.asarray(file).reshape(self._shape)
-    return images, np.asarray(labels, np.int32)
-
-  def _open(self) -> Any:
-    if self._source is None:
-      import tensorflow_datasets as tfds
-
-      # tfds would decode with what it finds installed (OpenCV or Pillow),
-      # which need not agree, and slower; so it hands over the encoded bytes.
-      self._source = _builder(self._found.directory).as_data_source(
-        split=self._split.name,
-        decoders={self._found.image_key: tfds.decode.SkipDecoding()},
-      )
-    return self._source

@@ -33,7 +33,7 @@ def digits(augment: bool = False) -> _base.Dataset:
   """
   images, labels, held_out = _load()
   train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-  return _base.Dataset(
+  return _base.images(
     name="digits",
     num_classes=NUM_CLASSES,
     image_shape=(8, 8, 1),
@@ -69,8 +69,9 @@ class _Scans:
 
   def __call__(
     self, indices: np.ndarray, draws: np.ndarray | None
-  ) -> tuple[np.ndarray, np.ndarray]:
+  ) -> _base.Batch:
     images = self.images[indices]
     if draws is not None:
       images = _augment.shift(images, draws, pad=1)
-    return _augment.normalize(images, MEAN, STD), self.labels[indices]
+    images = _augment.normalize(images, MEAN, STD)
+    return {"image": images, "label": self.labels[indices]}

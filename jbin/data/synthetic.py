@@ -70,7 +70,7 @@ def synthetic(
     shape=shape,
     seed=seed,
   )
-  return _base.Dataset(
+  return _base.images(
     name="synthetic",
     num_classes=num_classes,
     image_shape=shape,
@@ -91,7 +91,7 @@ class _Teacher:
 
   def __call__(
     self, indices: np.ndarray, draws: np.ndarray | None
-  ) -> tuple[np.ndarray, np.ndarray]:
+  ) -> _base.Batch:
     del draws
     height, width, channels = self.shape
     classes, rows = self.patterns.shape[:2]
@@ -103,4 +103,4 @@ class _Teacher:
     starts = (chance[:, 1] * (len(self.pool) - pixels)).astype(np.int64)
     for image, start in zip(images, starts, strict=True):
       image += self.pool[start : start + pixels].reshape(self.shape)
-    return images, labels
+    return {"image": images, "label": labels}

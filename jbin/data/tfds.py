@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jbin import errors
-from jbin.data import _augment, _base, _records
+from jbin.data import _augment, _base, _images, _records
 
 _CACHE_BYTES = 2**30
 
@@ -65,26 +65,26 @@ def tfds(
   if preset not in _augment.PRESETS:
     raise errors.UnknownName("augmentation preset", preset, _augment.PRESETS)
   steps = _augment.PRESETS[preset]
-  found = _records.find(dataset, data_dir, image_key, label_key)
-  shape = _shape(found, image_size or steps.size, preset)
+  images = _images.find(dataset, data_dir, image_key, label_key)
+  shape = _shape(images, image_size or steps.size, preset)
   steps = dataclasses.replace(
     steps,
     mean=_channels("mean", mean, steps.mean, shape[2]),
     std=_channels("std", std, steps.std, shape[2]),
   )
-  splits = [found.split(name) for name in (train_split, eval_split)]
+  splits = [images.found.split(name) for name in (train_split, eval_split)]
   readers = [
     _Reader(
-      _records.Records(
-        found, split, shape, _keep(split, shape, steps, preset, cached)
+      _images.Records(
+        images, split, shape, _keep(split, shape, steps, preset, cached)
       ),
       steps,
     )
     for split in splits
   ]
-  return _base.Dataset(
+  return _base.images(
     name=dataset,
-    num_classes=found.num_classes,
+    num_classes=images.num_classes,
     image_shape=shape,
     num_train=splits[0].size,
     num_eval=splits[1].size,
@@ -95,15 +95,15 @@ def tfds(
 
 
 def _shape(
-  found: _records.Found, size: int, preset: str
+  images: _images.Images, size: int, preset: str
 ) -> tuple[int, int, int]:
-  height, width, channels = found.image_shape
+  height, width, channels = images.shape
   if size:
     return size, size, channels
   if height is None or width is None:
     raise errors.UserError(
-      f"the images of {found.name} differ in size, so preset {preset!r} needs"
-      " image_size, or take preset='inception'"
+      f"the images of {images.found.name} differ in size, so preset"
+      f" {preset!r} needs image_size, or take preset='inception'"
     )
   return height, width, channels
 
@@ -143,12 +143,12 @@ def _keep(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Reader:
-  records: _records.Records
+  records: _images.Records
   steps: _augment.Preset
 
   def __call__(
     self, indices: np.ndarray, draws: np.ndarray | None
-  ) -> tuple[np.ndarray, np.ndarray]:
+  ) -> _base.Batch:
     steps = self.steps
 
     def boxes(sizes: np.ndarray) -> np.ndarray | None:
@@ -159,4 +159,5 @@ class _Reader:
     images, labels = self.records.read(indices, boxes)
     if draws is not None and steps.change is not None:
       images = steps.change(images, draws)
-    return _augment.normalize(images, steps.mean, steps.std), labels
+    images = _augment.normalize(images, steps.mean, steps.std)
+    return {"image": images, "label": labels}

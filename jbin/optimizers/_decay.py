@@ -14,13 +14,15 @@ from jbin.optimizers import _base, _latents
 CHOICES = ("kernels", "float", "latents", "learned")
 
 # What a layer of Flax or of `jbin.nn` has one of for each channel, position or
-# head. By name, for in a stack of layers it has as many axes as a kernel.
+# head, and a vision transformer's class token, positions, biases of relative
+# ones. By name, for in a stack of layers a vector has as many axes as a kernel.
 _VECTORS = frozenset(
   {
     *("bias", "scale"),
     *("bias_x", "bias_y", "neg_slope", "pos_slope"),
     *("shift_in", "slope", "shift_out", "negative_slope"),
     *("height", "width"),
+    *("token", "positions", "table"),
   }
 )
 # What quantizers learn is scales, bounds and offsets, but for these.
@@ -30,10 +32,10 @@ _MATRICES = frozenset({"kernel", "fc1", "fc2"})
 def decayed(params: Any) -> Any:
   """A mask of the kernels: parameters with two axes and more, by name.
 
-  Biases, the scales of norms, slopes and shifts of activations, and the
-  scales, bounds and offsets that quantizers learn are none, however many axes
-  they have: a layer made by `nnx.vmap` has one more, attention's biases have
-  two.
+  Biases, the scales of norms, slopes and shifts of activations, class tokens
+  and learned positions, and the scales, bounds and offsets that quantizers
+  learn are none, however many axes they have: a layer made by `nnx.vmap` has
+  one more, attention's biases have two.
   """
 
   def kernel(path: tuple[Any, ...], w: Any) -> bool:

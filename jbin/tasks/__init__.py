@@ -1,16 +1,45 @@
 """Tasks: what is learned. A loss with metrics over a batch, one file each."""
 
-from jbin.tasks._base import REGISTRY, Metrics, Model, Task, TeacherSource
+from jbin.tasks._base import (
+  INPUTS,
+  REGISTRY,
+  Metrics,
+  Model,
+  Task,
+  TeacherSource,
+  inputs,
+)
+from jbin.tasks._figures import summary
+from jbin.tasks._matching import (
+  direction_distance,
+  hidden_loss,
+  scores_loss,
+  similarity,
+  similarity_loss,
+  soft_cross_entropy,
+  unmasked,
+)
 from jbin.tasks.classification import classification
-from jbin.tasks.distillation import distillation, soft_cross_entropy
+from jbin.tasks.distillation import distillation
+from jbin.tasks.masked_lm import masked_lm
 
 __all__ = [
+  "INPUTS",
   "REGISTRY",
   "Metrics",
   "Model",
   "Task",
   "TeacherSource",
   "classification",
+  "direction_distance",
   "distillation",
+  "hidden_loss",
+  "inputs",
+  "masked_lm",
+  "scores_loss",
+  "similarity",
+  "similarity_loss",
   "soft_cross_entropy",
+  "summary",
+  "unmasked",
 ]

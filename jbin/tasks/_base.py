@@ -8,13 +8,20 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from jbin import registry
+from jbin import errors, registry, schedules
 
 REGISTRY = registry.Registry("task")
 
-Model = Callable[[jax.Array], jax.Array]
-"""Images (b, H, W, C) -> logits (b, classes), any float dtype."""
+Model = Callable[..., Any]
+"""`inputs(batch)` -> logits (b, classes), any float dtype.
+
+With `taps=True`, where a model has them: `models.Outputs`.
+"""
+
+INPUTS = ("image", "tokens", "segments", "token_mask")
+"""The arrays of a batch that a model is called with, in this order."""
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 """Name -> (sum over examples, number of examples), float32 scalars."""
@@ -27,10 +34,13 @@ class TeacherSource:
   Attributes:
     workdir: a finished run whose newest checkpoint holds the parameters.
     model: `{"name": ..., **arguments}`; empty: as that run's config.json says.
+    weights: in place of a workdir, pretrained parameters of `model`, as
+      `pretrained.load` takes them.
   """
 
   workdir: str
   model: Mapping[str, Any]
+  weights: str = ""
 
 
 class Task(Protocol):
@@ -38,7 +48,14 @@ class Task(Protocol):
 
   Attributes:
     teacher: where its teacher comes from; None for a task without one.
+    targets: the arrays of a batch that it compares with ("label",
+      "targets").
   """
+
+  @property
+  def targets(self) -> tuple[str, ...]:
+    """The arrays of a batch that it compares with."""
+    ...
 
   @property
   def teacher(self) -> TeacherSource | None:
@@ -55,20 +72,25 @@ class Task(Protocol):
     """The mean loss (float32 scalar) and the metrics of a batch.
 
     Args:
-      model: gives logits for `batch["image"]`.
-      batch: "image", "label" (b,) int32 and, in evaluation, "mask" (b,)
-        float32, 0 for the examples that do not count.
+      model: gives logits for `inputs(batch)`.
+      batch: the arrays of a data set's features and, in evaluation, "mask"
+        (b,) float32, 0 for the examples that do not count.
       teacher: the teacher in inference mode, if the task has one.
       progress: share of training done, for hyper-parameters that are schedules.
     """
     ...
 
 
+def inputs(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+  """What a model is called with: the `INPUTS` that the batch has."""
+  return tuple(batch[name] for name in INPUTS if name in batch)
+
+
 def weights(batch: Mapping[str, jax.Array]) -> jax.Array:
   """The weight (b,) float32 of each example: the mask, or ones."""
   if "mask" in batch:
     return batch["mask"].astype(jnp.float32)
-  return jnp.ones(batch["label"].shape, jnp.float32)
+  return jnp.ones(next(iter(batch.values())).shape[:1], jnp.float32)
 
 
 def mean(each: jax.Array, weight: jax.Array) -> jax.Array:
@@ -103,17 +125,92 @@ def hard_cross_entropy(
   return -(1.0 - smoothing) * picked - smoothing * jnp.mean(log_p, axis=1)
 
 
-def accuracies(
-  logits: jax.Array, labels: jax.Array, weight: jax.Array
-) -> Metrics:
-  """Top-1 "accuracy" and, with more than 5 classes, "top5_accuracy".
+def teacher_source(
+  task: str, workdir: str, model: Mapping[str, Any] | None, weights: str
+) -> TeacherSource:
+  """Where a task's teacher comes from, checked.
 
-  A tie counts for the class of the lowest index.
+  Args:
+    task: for messages.
+    workdir: a finished run, or "".
+    model: the teacher's model; None or empty: as the run says.
+    weights: pretrained parameters, or "".
+
+  Raises:
+    errors.UserError: if there is neither a workdir nor weights, or both, or
+      weights without a model.
   """
-  hits = jnp.argmax(logits, axis=-1) == labels
-  found = {"accuracy": total(hits, weight)}
-  if logits.shape[-1] > 5:
-    _, best = jax.lax.top_k(logits.astype(jnp.float32), 5)
-    inside = jnp.any(best == labels[:, None], axis=-1)
-    found["top5_accuracy"] = total(inside, weight)
-  return found
+  if bool(workdir) == bool(weights):
+    what = "one teacher, and got two" if workdir else "a trained teacher"
+    raise errors.UserError(
+      f"{task} needs {what}; name its run:"
+      " --config.task.teacher_workdir=DIR, or pretrained weights:"
+      " --config.task.teacher_weights=FILE"
+    )
+  if weights and not model:
+    raise errors.UserError(
+      f"{task}: teacher_weights='{weights}' are parameters of a model, and it"
+      " is not named; set task.teacher, such as {'name': 'bert_base'}"
+    )
+  return TeacherSource(workdir, dict(model or {}), weights)
+
+
+def asked(teacher: Model) -> Model:
+  """The teacher, with variables of its own in this trace.
+
+  NNX scans no module of an outer trace, such as one that was made before the
+  loss is differentiated.
+  """
+  if not isinstance(teacher, nnx.Module):
+    return teacher
+  return nnx.merge(*nnx.split(teacher), copy=True)  # pyright: ignore[reportReturnType]
+
+
+def is_on(weight: schedules.Hyper) -> bool:
+  """Whether a term of this weight is ever there."""
+  return callable(weight) or weight > 0
+
+
+def check_weights(weights: Mapping[str, schedules.Hyper]) -> None:
+  """Checks the weights of a loss's terms.
+
+  Raises:
+    errors.UserError: if one is below 0, or all are 0.
+  """
+  for name, weight in weights.items():
+    if not callable(weight) and not weight >= 0:
+      raise errors.UserError(f"{name}_weight is {weight}; it must be 0 or more")
+  if not any(map(is_on, weights.values())):
+    names = ", ".join(f"{name}_weight" for name in weights)
+    raise errors.UserError(f"every weight is 0: {names}; set one of them")
+
+
+def is_regression(labels: jax.Array) -> bool:
+  """Whether labels are numbers to come near, and not classes."""
+  return jnp.issubdtype(labels.dtype, jnp.floating)
+
+
+def answers(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """The numbers (b,) float32 that a model gives for a regression.
+
+  Raises:
+    errors.UserError: if it gives more than one for an example.
+  """
+  if logits.size != labels.size:
+    raise errors.UserError(
+      f"labels are numbers, one an example, and the model gives {logits.shape}"
+      f" for {labels.shape}; make it with num_classes=1"
+    )
+  return jnp.reshape(logits, labels.shape).astype(jnp.float32)
+
+
+def label_loss(
+  logits: jax.Array, labels: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+  """The loss (b,) float32 of each example against its label.
+
+  `hard_cross_entropy`; for floating labels `(logit - label)^2`.
+  """
+  if is_regression(labels):
+    return jnp.square(answers(logits, labels) - labels.astype(jnp.float32))
+  return hard_cross_entropy(logits, labels, smoothing)

@@ -1,4 +1,4 @@
-"""Classification: cross entropy against labels."""
+"""Classification: cross entropy against labels; numbers are regressed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 
 from jbin import errors
-from jbin.tasks import _base
+from jbin.tasks import _base, _figures
 
 
 @_base.REGISTRY.register
@@ -16,7 +16,8 @@ def classification(label_smoothing: float = 0.0) -> Classification:
   """Cross entropy against labels; top-1 and top-5 accuracy.
 
   loss = mean_n -sum_c q_nc log_softmax(logits)_nc with
-  q = (1 - label_smoothing) * onehot + label_smoothing / classes.
+  q = (1 - label_smoothing) * onehot + label_smoothing / classes. Where labels
+  are floating (a regression) it is mean_n (logit_n - label_n)^2.
 
   Args:
     label_smoothing: from 0 to below 1.
@@ -37,6 +38,7 @@ class Classification:
 
   label_smoothing: float
   teacher: None = None
+  targets: tuple[str, ...] = ("label",)
 
   def loss(
     self,
@@ -45,11 +47,24 @@ class Classification:
     teacher: _base.Model | None = None,
     progress: jax.typing.ArrayLike | None = None,
   ) -> tuple[jax.Array, _base.Metrics]:
-    """See `Task.loss`; metrics: loss, accuracy, top5_accuracy."""
+    """See `Task.loss`; metrics: loss, accuracy, top5_accuracy.
+
+    Of two classes, and of a regression, what `tasks.summary` makes
+    correlations of.
+
+    Raises:
+      errors.UserError: for a regression with smoothed labels, or with more
+        than one logit.
+    """
     del teacher, progress
-    logits, labels = model(batch["image"]), batch["label"]
+    logits, labels = model(*_base.inputs(batch)), batch["label"]
     weight = _base.weights(batch)
-    each = _base.hard_cross_entropy(logits, labels, self.label_smoothing)
+    if self.label_smoothing and _base.is_regression(labels):
+      raise errors.UserError(
+        f"label_smoothing is {self.label_smoothing}, and labels are numbers;"
+        " set it to 0"
+      )
+    each = _base.label_loss(logits, labels, self.label_smoothing)
     metrics = {"loss": _base.total(each, weight)}
-    metrics |= _base.accuracies(logits, labels, weight)
+    metrics |= _figures.of(logits, labels, weight)
     return _base.mean(each, weight), metrics

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jbin import errors, optimizers, schedules, views
-from jbin.train import calling, config as config_lib, regularized
+from jbin.train import calling, config as config_lib, making, regularized
 
 if TYPE_CHECKING:
-  from jbin import convert, cost, data, tasks
+  from jbin import cost, data, tasks
 
 call = calling.call
 
@@ -47,119 +47,30 @@ def dataset(config: config_lib.Config) -> data.Dataset:
   """The data source of a config.
 
   Raises:
-    errors.UserError: if it cannot be made, or has another `image_size`.
+    errors.UserError: if it cannot be made, or has another `image_size` or
+      `length`.
   """
   from jbin import data
 
-  size = {"image_size": config.image_size} if config.image_size else {}
-  made = call(data.REGISTRY, config.data, **size)
-  if config.image_size and made.image_shape[0] != config.image_size:
-    raise errors.UserError(
-      f"config key 'image_size' is {config.image_size}, but data"
-      f" '{config.data.name}' gives images of {made.image_shape}; set"
-      f" image_size={made.image_shape[0]}, or 0 for the data's own"
-    )
+  sizes = {"image_size": config.image_size, "length": config.length}
+  sizes = {key: size for key, size in sizes.items() if size}
+  made = call(data.REGISTRY, config.data, **sizes)
+  has = {"image_size": "image", "length": "tokens"}
+  for key, size in sizes.items():
+    feature = made.features.get(has[key])
+    if feature is None:
+      raise errors.UserError(
+        f"config key '{key}' is {size}, but data '{config.data.name}' gives"
+        f" {', '.join(made.features)}; leave it out"
+      )
+    if feature.shape[0] != size:
+      what = "images" if key == "image_size" else "texts"
+      raise errors.UserError(
+        f"config key '{key}' is {size}, but data '{config.data.name}' gives"
+        f" {what} of {feature.shape}; set {key}={feature.shape[0]}, or 0 for"
+        " the data's own"
+      )
   return made
-
-
-def model_maker(
-  named: config_lib.Named,
-  rules: config_lib.Named | None = None,
-  *,
-  seed: int = 0,
-  dtype: str = "float32",
-  made_for: data.Dataset | None = None,
-  image_shape: tuple[int, ...] | None = None,
-) -> Callable[..., nnx.Module]:
-  """A function that makes the model anew, low-bit by rules.
-
-  Called without arguments it starts from `seed`; called with a key, which may
-  be traced, from that. `jax.random.key(seed)` gives the same bits, and one
-  compiled program then serves all seeds.
-
-  Args:
-    named: the model and its arguments.
-    rules: the rule set and its arguments; None: none.
-    seed: of its parameters and its dropout.
-    dtype: of its computation, where the model takes one.
-    made_for: the data; gives `num_classes` and `in_features` where the config
-      does not, and is compared with them where it does.
-    image_shape: of the example on which rules see the order of the layers;
-      None: that of `made_for`.
-
-  Raises:
-    errors.UserError: if the arguments are wrong or do not fit the data, or a
-      rule takes nothing.
-  """
-  make = _float_maker(named, seed, dtype, made_for)
-  if rules is None or rules.name == "none":
-    return make
-  if image_shape is None and made_for is not None:
-    image_shape = made_for.image_shape
-  chosen = plan_of(nnx.eval_shape(make), rules, image_shape)
-
-  def low_bit(key: jax.Array | None = None) -> nnx.Module:
-    key = jax.random.key(seed) if key is None else key
-    # Streams apart from the model's own: rules change none of its draws.
-    return chosen.apply(
-      make(key), rngs=nnx.Rngs(jax.random.fold_in(key, _RULES))
-    )
-
-  return low_bit
-
-
-_RULES = 0x72756C65  # any number that no other use of the seed folds in
-
-
-def plan_of(
-  model: nnx.Module,
-  rules: config_lib.Named,
-  image_shape: tuple[int, ...] | None,
-) -> convert.Plan:
-  """What the rules of a config do to its model (abstract).
-
-  Raises:
-    errors.UserError: as `convert.plan`.
-  """
-  from jbin import convert
-
-  example = ()
-  if image_shape is not None:
-    example = (jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),)
-  return convert.plan(model, call(convert.REGISTRY, rules), *example)
-
-
-def _float_maker(
-  named: config_lib.Named,
-  seed: int,
-  dtype: str,
-  made_for: data.Dataset | None,
-) -> Callable[..., nnx.Module]:
-  """Makes the model as it is written."""
-  from jbin import models
-
-  if "dtype" in named.kwargs:
-    raise errors.UserError(
-      f"model '{named.name}' takes its dtype from the config; set"
-      f" --config.dtype={named.kwargs['dtype']}"
-    )
-  offered: dict[str, Any] = {"dtype": jnp.dtype(dtype)}
-  if made_for is not None:
-    offered["num_classes"] = made_for.num_classes
-    offered["in_features"] = made_for.image_shape[-1]
-    for key in ("num_classes", "in_features"):
-      if named.kwargs.get(key, offered[key]) != offered[key]:
-        raise errors.UserError(
-          f"model '{named.name}' has {key}={named.kwargs[key]}, but data"
-          f" '{made_for.name}' needs {offered[key]}; set"
-          f" --config.model.{key}={offered[key]}"
-        )
-
-  def make(key: jax.Array | None = None) -> nnx.Module:
-    rngs = nnx.Rngs(seed if key is None else key)
-    return call(models.REGISTRY, named, rngs=rngs, **offered)
-
-  return make
 
 
 def task(config: config_lib.Config) -> tasks.Task:
@@ -168,9 +79,9 @@ def task(config: config_lib.Config) -> tasks.Task:
   Raises:
     errors.UserError: if the arguments of either are wrong.
   """
-  from jbin import regularizers, tasks
+  from jbin import regularizers
 
-  made = call(tasks.REGISTRY, config.task)
+  made = call_task(config)
   if config.regularizer.name == "none":
     return made
   takes, kwargs = _regularizer(config.regularizer)
@@ -178,6 +89,17 @@ def task(config: config_lib.Config) -> tasks.Task:
   calling.check_complete(what, takes, kwargs)
   function = regularizers.REGISTRY.get(config.regularizer.name)
   return regularized.Regularized(made, function, kwargs)
+
+
+def call_task(config: config_lib.Config) -> tasks.Task:
+  """The task of a config alone.
+
+  Raises:
+    errors.UserError: if its arguments are wrong.
+  """
+  from jbin import tasks
+
+  return call(tasks.REGISTRY, config.task)
 
 
 def _regularizer(
@@ -303,10 +225,8 @@ def cost_report(config: config_lib.Config) -> cost.Report:
   """
   from jbin import cost
 
-  model, shape = abstract_model(config)
-  model = views.evaluation(model)
-  example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  return cost.count(model, example, name=config.model.name)
+  model, inputs = abstract_model(config)
+  return cost.count(views.evaluation(model), *inputs, name=config.model.name)
 
 
 def training_report(
@@ -348,26 +268,44 @@ def training_report(
 
 def abstract_model(
   config: config_lib.Config, *, with_rules: bool = True
-) -> tuple[nnx.Module, tuple[int, ...]]:
-  """The config's model without arrays, and the shape of its images.
+) -> tuple[nnx.Module, tuple[jax.ShapeDtypeStruct, ...]]:
+  """The config's model, and what it is called with for one example; no arrays.
 
   Raises:
     errors.UserError: if the config makes no model.
   """
-  made_for = None
-  if config.image_size:  # then nothing needs to be there but the model
-    shape = (config.image_size, config.image_size, _channels(config.model))
-  else:
-    made_for = dataset(config)
-    shape = made_for.image_shape
-  make = model_maker(
+  made_for = sizes(config)
+  make = making.maker(
     config.model,
     config.rules if with_rules else None,
     dtype=config.dtype,
     made_for=made_for,
-    image_shape=shape,
   )
-  return nnx.eval_shape(make), shape
+  return nnx.eval_shape(make), making.example(made_for)
+
+
+def sizes(config: config_lib.Config) -> making.Sizes:
+  """What the model is made for: by the config's sizes, else by the data.
+
+  With `image_size` or `length` nothing needs to be there but the model.
+
+  Raises:
+    errors.UserError: if the data is needed and cannot be made.
+  """
+  from jbin import data
+
+  if config.image_size:
+    shape = (config.image_size, config.image_size, _channels(config.model))
+    offers = {"image_size": config.image_size}
+    return making.ByConfig("config", data.image_features(shape), offers)
+  if config.length:
+    features = data.text_features(config.length)
+    for name in call_task(config).targets:
+      shape = (config.length,) if name == "targets" else ()
+      features[name] = data.Feature(shape, np.int32)
+    offers = {"max_length": config.length}
+    return making.ByConfig("config", features, offers)
+  return dataset(config)
 
 
 def _channels(model: config_lib.Named) -> int:

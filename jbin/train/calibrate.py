@@ -1,4 +1,4 @@
-"""What activation quantizers learn starts from the first batch."""
+"""What activation quantizers learn, and hashes, start from the first batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from flax import nnx
 
 from jbin import nn, schedules, tasks, views
-from jbin.train import restore
+from jbin.train import restore, start
 
 
 class Batches(Protocol):
@@ -28,8 +28,9 @@ class Batches(Protocol):
 
 
 def is_due(model: nnx.Module) -> bool:
-  """Whether a quantizer of inputs starts from what it first sees (LSQ's).
+  """Whether something starts from what it first sees.
 
+  That is a quantizer of inputs such as LSQ's, and any `nn.KernelHash`.
   Quantizers of kernels see theirs when they are made.
 
   Args:
@@ -37,9 +38,12 @@ def is_due(model: nnx.Module) -> bool:
   """
   kernels = {id(part) for part in nn.latents(model).values()}
   return any(
-    isinstance(part, nn.Quantizer)
-    and part.spec.calibrates
-    and id(part) not in kernels
+    isinstance(part, nn.KernelHash)
+    or (
+      isinstance(part, nn.Quantizer)
+      and part.spec.calibrates
+      and id(part) not in kernels
+    )
     for _, part in nnx.iter_modules(model)
   )
 
@@ -52,18 +56,21 @@ def peek(batches: Batches) -> Any:
   return batch
 
 
-def params(
+def seen(
   graphdef: Any,
   task: tasks.Task,
   teacher: restore.Teacher,
   model_state: Any,
   batch: Mapping[str, Any],
   teacher_state: Any,
-) -> nnx.State:
-  """The parameters after `batch` was seen; to be compiled.
+  values: Mapping[str, Any],
+) -> tuple[nnx.State, nnx.State]:
+  """The model's state after `batch` was seen; to be compiled.
 
   Norms take the statistics of the batch, as the first step will, and nothing
-  is dropped out. Of the rest of the model nothing is kept.
+  is dropped out. The parameters are kept and, of the rest of the model, what
+  hashes have learned (`nn.HashState`); statistics and streams stay as they
+  were made.
 
   Args:
     graphdef: the model's static part.
@@ -72,10 +79,16 @@ def params(
     model_state: (params, rest) as they were made.
     batch: the first of training.
     teacher_state: the teacher's arrays.
+    values: what the run starts from, by path, which stays.
+
+  Returns:
+    (params, rest).
   """
-  start, rest = model_state
-  rest = schedules.set_progress(rest, 0.0)
-  model = nnx.merge(graphdef, start, rest, copy=True)
+  params, rest = model_state
+  begun = schedules.set_progress(rest, 0.0)
+  model = nnx.merge(graphdef, params, begun, copy=True)
   seeing = views.view(model, calibrating=True, deterministic=True)
   task.loss(seeing, batch, teacher.model(teacher_state), 0.0)
-  return restore.split(seeing)[1]
+  _, params, after = restore.split(start.put(seeing, values))
+  hashes = nnx.filter_state(after, nn.HashState)
+  return params, nnx.merge_state(rest, hashes)

@@ -44,10 +44,15 @@ def call(
 
 
 def resolve(item: Any) -> Any:
-  """A group with the name of a schedule or a quantizer becomes that object."""
-  from jbin import quantizers
+  """A group with the name of a schedule or a quantizer becomes that object.
+
+  That of a model stays a group: a teacher, which its task has made.
+  """
+  from jbin import models, quantizers
 
   if isinstance(item, Mapping):
+    if item.get("name") in models.REGISTRY:
+      return dict(item)
     rest = {key: value for key, value in item.items() if key != "name"}
     for family in (schedules.REGISTRY, quantizers.REGISTRY):
       if item.get("name") in family:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jbin import errors
+from jbin.train import valid
 
 _REST = {"rest": True}
 
@@ -85,6 +86,18 @@ class Watch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+  """What parameters start from, where not from random numbers."""
+
+  workdir: str = ""
+  # A finished run: the parameters of its newest good checkpoint, by path.
+  weights: str = ""
+  # Pretrained ones: a .safetensors file, a folder or a name of the hub.
+  fresh: str = ""
+  # Regular expression of paths that start anew, or stay behind ("head/.*").
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """One run."""
 
@@ -106,12 +119,16 @@ class Config:
   regularizer: Named = Named("none")
   # What the loss adds for latent weights of 1 and 2 bits: one of `jbin list
   # regularizers`, with its arguments. "none": nothing.
+  start: Start = Start()
+  # What the float model's parameters start from; rules come after it.
   mesh: Mesh = Mesh()
   # Devices by axis.
   seed: int = 0
   # Of parameters, dropout, data order and augmentation.
   image_size: int = 0
   # Pixels along a side; 0: the data set's own.
+  length: int = 0
+  # Tokens of a text; 0: the data set's own.
   dtype: str = "float32"
   # Of the computation, "float32" or "bfloat16"; parameters are float32.
   eval_batch_size: int = 0
@@ -161,7 +178,7 @@ def from_mapping(values: Any) -> Config:
       impossible value; the message names the key, the rule and near misses.
   """
   config = _dataclass(Config, _plain(values), "config")
-  _check(config)
+  valid.check(config)
   return config
 
 
@@ -301,66 +318,3 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     f"config key '{path}' is {value!r}; it must be"
     f" {kinds.get(hint, 'a string')}"
   )
-
-
-# --- Values that make no run ------------------------------------------------
-
-
-def _check(config: Config) -> None:
-  least = {
-    "steps": 1,
-    "batch_size": 1,
-    "log_every": 1,
-    "keep": 1,
-    "image_size": 0,
-    "eval_batch_size": 0,
-    "eval_every": 0,
-    "checkpoint_every": 0,
-    "workers": 0,
-    "seed": 0,
-  }
-  for key, bound in least.items():
-    if getattr(config, key) < bound:
-      raise errors.UserError(
-        f"config key '{key}' is {getattr(config, key)}; it must be {bound} or"
-        " more"
-      )
-  for key in ("data", "fsdp"):
-    size = getattr(config.mesh, key)
-    if size < 1 and size != -1:
-      raise errors.UserError(
-        f"config key 'mesh.{key}' is {size}; it must be 1 or more devices, or"
-        " -1 for all that are left"
-      )
-  for key in ("weight_decay", "clip_norm", "clip_latents"):
-    if not getattr(config.optimizer, key) >= 0:
-      raise errors.UserError(
-        f"config key 'optimizer.{key}' is {getattr(config.optimizer, key)}; it"
-        " must be 0 or more"
-      )
-  for key, bound in (("every", 0), ("o", 1)):
-    if not getattr(config.watch, key) >= bound:
-      raise errors.UserError(
-        f"config key 'watch.{key}' is {getattr(config.watch, key)}; it must be"
-        f" {bound} or more"
-      )
-  percent = config.optimizer.shrink_percent
-  if not isinstance(percent, Named) and not 0 <= percent <= 50:
-    raise errors.UserError(
-      f"config key 'optimizer.shrink_percent' is {percent}; it must be from 0"
-      " to 50"
-    )
-  _choice("dtype", config.dtype, ("float32", "bfloat16"))
-  mode = config.optimizer.weight_decay_mode
-  _choice("optimizer.weight_decay_mode", mode, ("l2", "decoupled"))
-  decay = config.optimizer.decay
-  reaches = ("kernels", "float", "latents", "learned")
-  _choice("optimizer.decay", decay, reaches)
-
-
-def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
-  if value not in known:
-    raise errors.UserError(
-      f"config key '{key}' is {value!r}; it must be"
-      f" {' or '.join(map(repr, known))}"
-    )

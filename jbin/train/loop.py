@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,23 +22,22 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from flax import nnx
-from jax.sharding import Mesh
 
-from jbin import data, optimizers, schedules, tasks, views
+from jbin import data, optimizers, schedules, tasks
 from jbin.train import (
   build,
   calibrate,
   checkpoint,
   config as config_lib,
+  evaluation,
   interrupt,
+  making,
   metrics,
   restore,
   sharding,
+  start,
   watching,
 )
-
-# How many steps the host may be ahead of the device.
-_AHEAD = 2
 
 
 class State(NamedTuple):
@@ -100,7 +99,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   # --- Model, task and optimizer, still abstract -----------------------------
   task = build.task(config)
-  make = build.model_maker(
+  make = making.maker(
     config.model,
     config.rules,
     seed=config.seed,
@@ -112,13 +111,13 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   graphdef, params, rest = restore.split(model)
   teacher = restore.load_teacher(task, source, mesh)
   measures = metric_names(
-    graphdef, (params, rest), task, teacher, source.image_shape
+    graphdef, (params, rest), task, teacher, source.features
   )
   names = sorted([*measures, "learning_rate"])  # as JAX orders a dict
   zeros = {name: (np.float32(0), np.float32(0)) for name in names}
 
-  def create(key: jax.Array) -> State:
-    _, params, rest = restore.split(make(key))
+  def create(key: jax.Array, values: Mapping[str, Any]) -> State:
+    _, params, rest = restore.split(make(key, values))
     bad = jnp.full((len(names),), -1, jnp.int32)
     sums = jax.tree.map(jnp.asarray, zeros)
     return State(params, rest, optimizer.init(params), sums, bad)
@@ -127,7 +126,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     params,
     rest,
     jax.eval_shape(optimizer.init, params),
-    *jax.eval_shape(lambda: create(jax.random.key(0))[3:]),
+    *jax.eval_shape(lambda: create(jax.random.key(0), {})[3:]),
   )
   shardings = sharding.intended(abstract, mesh)
 
@@ -135,8 +134,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   train_step = make_train_step(
     graphdef, task, optimizer, teacher, (shardings, everywhere)
   )
-  eval_step = make_eval_step(graphdef, task, teacher, mesh)
-  put = functools.partial(_put, mesh)
+  eval_step = evaluation.make_step(graphdef, task, teacher, mesh)
+  put = functools.partial(sharding.put, mesh)
   watcher = watching.Watcher(
     config.watch,
     model,
@@ -174,14 +173,16 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     step = 0
     # The key is an argument: seeds share one compiled program.
     key = put(jax.random.key(config.seed))
-    state = jax.jit(create, out_shardings=shardings)(key)
+    values = start.load(config.start, nnx.eval_shape(make.float), model)
+    state = jax.jit(create, out_shardings=shardings)(key, put(values))
     sharding.check(state, shardings, "after creation")
     if calibrate.is_due(model):
-      see = functools.partial(calibrate.params, graphdef, task, teacher)
-      see = jax.jit(see, out_shardings=shardings.params)
+      see = functools.partial(calibrate.seen, graphdef, task, teacher)
+      see = jax.jit(see, out_shardings=(shardings.params, shardings.rest))
       batch = put(calibrate.peek(batches), split=True)
-      new = see((state.params, state.rest), batch, teacher.state)
-      state = state._replace(params=new)
+      held = (state.params, state.rest)
+      params, rest = see(held, batch, teacher.state, put(values))
+      state = state._replace(params=params, rest=rest)
   else:
     info, saved = found
     step = int(info["step"])
@@ -228,7 +229,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   def evaluate_now() -> dict[str, float]:
     progress = put(schedules.progress_at(step, config.steps))
-    sums = run_eval(
+    sums = evaluation.run(
       eval_step, (state.params, state.rest), teacher, examples, progress, put
     )
     values = metrics.means(sums)
@@ -257,7 +258,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
         watcher.after(step)
         bar.update()
         in_flight.append(loss)
-        if len(in_flight) > _AHEAD:
+        if len(in_flight) > evaluation.AHEAD:
           in_flight.popleft().block_until_ready()
         last = step == config.steps
 
@@ -310,40 +311,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   return result
 
 
-def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
-  """The metrics of the newest good checkpoint on the evaluation split.
-
-  Returns:
-    "step", "split" and the metrics.
-
-  Raises:
-    errors.UserError: if there is no checkpoint, or it is of another model (also
-      one with the same arrays, such as another bound).
-  """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  batch_size = config.eval_batch_size or config.batch_size
-  sharding.check_batch("eval_batch_size", batch_size, mesh)
-  source = build.dataset(config)
-  task = build.task(config)
-  make = build.model_maker(
-    config.model, config.rules, dtype=config.dtype, made_for=source
-  )
-  info, graphdef, model = restore.restore_model(make, workdir, mesh)
-  restore.check_same_model(config, info, workdir)
-  teacher = restore.load_teacher(task, source, mesh)
-  put = functools.partial(_put, mesh)
-  sums = run_eval(
-    make_eval_step(graphdef, task, teacher, mesh),
-    model,
-    teacher,
-    source.eval(batch_size, jax.process_index(), jax.process_count()),
-    put(schedules.progress_at(info["step"], info["config"]["steps"])),
-    put,
-  )
-  return {"step": info["step"], "split": "test", **metrics.means(sums)}
-
-
-# --- The step and the evaluation ----------------------------------------------
+# --- The step -----------------------------------------------------------------
 
 
 def make_train_step(
@@ -394,58 +362,15 @@ def _train_step(
   return State(params, rest, opt_state, sums, bad), loss
 
 
-def make_eval_step(
-  graphdef: Any, task: tasks.Task, teacher: restore.Teacher, mesh: Mesh
-) -> Callable[..., tasks.Metrics]:
-  """A compiled (model state, teacher state, batch, progress) -> sums."""
-
-  def eval_step(
-    state: Any, teacher_state: Any, batch: Any, progress: Any
-  ) -> tasks.Metrics:
-    model = views.evaluation(nnx.merge(graphdef, *state))
-    asked = teacher.model(teacher_state)
-    return task.loss(model, batch, asked, progress)[1]
-
-  return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
-
-
-def run_eval(
-  eval_step: Callable[..., tasks.Metrics],
-  state: Any,
-  teacher: restore.Teacher,
-  examples: Iterable[data.Batch],
-  progress: jax.Array,
-  put: Callable[..., Any],
-) -> dict[str, tuple[float, float]]:
-  """(sum, count) of each metric over one pass, summed on the host in float64.
-
-  Padding has weight 0, so the figures are of each example exactly once.
-  """
-  pending = []
-  for batch in examples:
-    with jax.transfer_guard("disallow"):
-      batch = put(batch, split=True)
-      pending.append(eval_step(state, teacher.state, batch, progress))
-    if len(pending) > _AHEAD:
-      jax.block_until_ready(pending[-1 - _AHEAD])
-  sums: dict[str, tuple[float, float]] = {}
-  for found in jax.device_get(pending):
-    for name, (total, count) in found.items():
-      before = sums.get(name, (0.0, 0.0))
-      sums[name] = (before[0] + float(total), before[1] + float(count))
-  return sums
-
-
 def metric_names(
   graphdef: Any,
   model: Any,
   task: tasks.Task,
   teacher: restore.Teacher,
-  image_shape: tuple[int, ...],
+  features: Mapping[str, data.Feature],
 ) -> list[str]:
   """What the task will measure, found by an abstract call."""
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), jnp.int32)}
+  batch = making.batch_of(features, 1)
 
   def measure(state: Any, teacher_state: Any, batch: Any) -> tasks.Metrics:
     asked = teacher.model(teacher_state)
@@ -455,15 +380,6 @@ def metric_names(
 
 
 # --- Small parts --------------------------------------------------------------
-
-
-def _put(mesh: Mesh, tree: Any, *, split: bool = False) -> Any:
-  """Host arrays on the devices: split as a batch, or a copy on each."""
-  where = sharding.batch(mesh) if split else sharding.replicated(mesh)
-  if split and jax.process_count() > 1:
-    join = functools.partial(jax.make_array_from_process_local_data, where)
-    return jax.tree.map(join, tree)
-  return jax.device_put(tree, where)
 
 
 def _say(bar: Any, first: bool, line: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from jbin import errors
+from jbin import errors, tasks
 
 
 class Writer(Protocol):
@@ -102,13 +102,17 @@ def _step(line: str) -> int | None:
 
 
 def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-  """The quotient sum / count of each metric; the loss first, then by name."""
-  return {
+  """The quotient sum / count of each metric; the loss first, then by name.
+
+  Correlations and F1 are in place of the means that they follow from; see
+  `tasks.summary`.
+  """
+  found = {
     name: float(total) / max(float(count), 1.0)
-    for name, (total, count) in sorted(
-      sums.items(), key=lambda item: (item[0] != "loss", item[0])
-    )
+    for name, (total, count) in sums.items()
   }
+  order = lambda item: (item[0] != "loss", item[0])
+  return dict(sorted(tasks.summary(found).items(), key=order))
 
 
 def check_bad(bad: Mapping[str, int], good: int | None) -> None:

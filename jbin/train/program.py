@@ -15,6 +15,7 @@ from jbin.train import (
   build,
   config as config_lib,
   loop,
+  making,
   restore,
   sharding,
 )
@@ -132,21 +133,20 @@ def of(config: config_lib.Config) -> Program:
     errors.UserError: if the config makes no run, or its task's teacher has not
       been trained.
   """
-  model, shape = build.abstract_model(config)
+  model, _ = build.abstract_model(config)
+  made_for = build.sizes(config)
   task = build.task(config)
   optimizer = build.optimizer(config.optimizer, model)
   teacher_model = None
   if task.teacher is not None:
-    make = restore.teacher_maker(task.teacher, image_shape=shape)
+    make = restore.teacher_maker(task.teacher, made_for)
     teacher_model = views.evaluation(nnx.eval_shape(make))
   graphdef, params, rest = restore.split(model)
-  images = (config.batch_size, *shape)
-  batch = {
-    "image": jax.ShapeDtypeStruct(images, jnp.float32),
-    "label": jax.ShapeDtypeStruct(images[:1], jnp.int32),
-  }
   teacher = _teacher(teacher_model)
-  measures = loop.metric_names(graphdef, (params, rest), task, teacher, shape)
+  features = made_for.features
+  measures = loop.metric_names(
+    graphdef, (params, rest), task, teacher, features
+  )
   names = sorted([*measures, "learning_rate"])
   zero = _scalar(jnp.float32)
   state = loop.State(
@@ -156,6 +156,7 @@ def of(config: config_lib.Config) -> Program:
     cast(Any, dict.fromkeys(names, (zero, zero))),
     cast(Any, jax.ShapeDtypeStruct((len(names),), jnp.int32)),
   )
+  batch = making.batch_of(features, config.batch_size)
   return Program(model, teacher_model, task, optimizer, state, batch)
 
 

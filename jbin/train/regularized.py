@@ -32,6 +32,11 @@ class Regularized:
   hypers: Mapping[str, Any]
 
   @property
+  def targets(self) -> tuple[str, ...]:
+    """Those of the task."""
+    return self.task.targets
+
+  @property
   def teacher(self) -> tasks.TeacherSource | None:
     """That of the task."""
     return self.task.teacher

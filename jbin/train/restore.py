@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jbin import data, errors, tasks, views
-from jbin.train import build, checkpoint, config as config_lib, sharding
+from jbin.train import checkpoint, config as config_lib, making, sharding
 
 
 class Teacher(NamedTuple):
@@ -35,35 +35,47 @@ def split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:
 
 
 def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
-  """The task's teacher from its workdir; an empty one if it has none.
+  """The task's teacher, from its workdir or pretrained; empty if it has none.
 
   Raises:
-    errors.UserError: if there is no such run or it has no checkpoint.
+    errors.UserError: if there is no such run, it has no checkpoint, or there
+      are no such weights.
   """
   if task.teacher is None:
     return Teacher(None, ())
   make = teacher_maker(task.teacher, source)
-  _, graphdef, state = restore_model(make, Path(task.teacher.workdir), mesh)
+  if task.teacher.weights:
+    from jbin import pretrained
+
+    written = nnx.eval_shape(make)
+    values = pretrained.load(task.teacher.weights, written)
+    everywhere = sharding.intended(split(written)[1:], mesh)
+    create = jax.jit(
+      lambda values: split(make(None, values))[1:], out_shardings=everywhere
+    )
+    graphdef, state = split(written)[0], create(values)
+  else:
+    _, graphdef, state = restore_model(make, Path(task.teacher.workdir), mesh)
   viewed = views.evaluation(nnx.merge(graphdef, *state))
   graphdef, *rest = split(viewed)
   return Teacher(graphdef, tuple(rest))
 
 
 def teacher_maker(
-  teacher: tasks.TeacherSource,
-  source: data.Dataset | None = None,
-  image_shape: tuple[int, ...] | None = None,
-) -> Callable[[], nnx.Module]:
-  """A function that makes a task's teacher, before anything is restored.
+  teacher: tasks.TeacherSource, made_for: making.Sizes | None = None
+) -> making.Maker:
+  """Makes a task's teacher, before anything is restored.
 
   Args:
     teacher: where it comes from.
-    source: the data, if it is at hand; else the teacher's config says all.
-    image_shape: of the example on which rules see the order of the layers.
+    made_for: the data, or the sizes of the student's config.
 
   Raises:
     errors.UserError: if there is no such run.
   """
+  if teacher.weights:
+    model = config_lib.named(teacher.model, "task.teacher")
+    return making.maker(model, made_for=made_for)
   workdir = Path(teacher.workdir)
   path = workdir / "config.json"
   try:
@@ -76,12 +88,8 @@ def teacher_maker(
   model = config.model
   if teacher.model:
     model = config_lib.named(teacher.model, "task.teacher")
-  return build.model_maker(
-    model,
-    config.rules,
-    dtype=config.dtype,
-    made_for=source,
-    image_shape=image_shape,
+  return making.maker(
+    model, config.rules, dtype=config.dtype, made_for=made_for
   )
 
 

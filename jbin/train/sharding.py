@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,6 +84,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch(mesh: Mesh) -> NamedSharding:
   """Split along the first axis over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def put(mesh: Mesh, tree: Any, *, split: bool = False) -> Any:
+  """Host arrays on the devices: split as a batch, or a copy on each."""
+  where = batch(mesh) if split else replicated(mesh)
+  if split and jax.process_count() > 1:
+    join = functools.partial(jax.make_array_from_process_local_data, where)
+    return jax.tree.map(join, tree)
+  return jax.device_put(tree, where)
 
 
 def check_batch(key: str, size: int, mesh: Mesh) -> None:

@@ -15,12 +15,13 @@ SIZE = 23
 def read(indices, draws):
   extra = np.zeros(len(indices)) if draws is None else draws[:, 0]
   images = np.stack([indices, extra], axis=1).astype(np.float32)
-  return images.reshape(-1, 1, 1, 2), indices.astype(np.int32)
+  images = images.reshape(-1, 1, 1, 2)
+  return {"image": images, "label": indices.astype(np.int32)}
 
 
 @pytest.fixture
 def data():
-  return _base.Dataset("own", SIZE, (1, 1, 2), SIZE, 5, read, read, draws=1)
+  return _base.images("own", SIZE, (1, 1, 2), SIZE, 5, read, read, draws=1)
 
 
 def labels(data, count, *arguments):
@@ -118,6 +119,7 @@ def test_evaluation_twice_and_with_workers(data):
 
 def test_importing_the_room_is_light(root):
   heavy = ["grain", "sklearn", "tensorflow", "tensorflow_datasets", "PIL"]
+  heavy += ["tokenizers"]
   program = (
     "import sys, jbin.data;"
     f"print([name for name in {heavy} if name in sys.modules])"
@@ -132,15 +134,17 @@ def test_importing_the_room_is_light(root):
   assert done.stdout.strip() == "[]"
 
 
-def test_reading_needs_no_tensorflow(root, scans_dir):
+def test_reading_needs_no_tensorflow(root, scans_dir, glue_dir):
   program = (
     "import sys, jbin.data;"
     "d = jbin.data.tfds('toy_scans', sys.argv[1], 'inception', image_size=8);"
     "next(iter(d.train(4, 0)));"
+    "d = jbin.data.sentences('toy_glue/sst2', sys.argv[2], vocab_size=90);"
+    "next(iter(d.train(4, 0)));"
     "print('tensorflow' in sys.modules)"
   )
   done = subprocess.run(
-    [sys.executable, "-c", program, scans_dir],
+    [sys.executable, "-c", program, scans_dir, glue_dir],
     cwd=root,
     capture_output=True,
     text=True,

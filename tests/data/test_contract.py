@@ -9,8 +9,14 @@ from absl import flags
 import jbin.data
 from jbin import errors
 
-# name of the row: (source, its arguments). "SCANS" stands for the folder of
-# the small prepared set, "CIFAR" for that of the real one.
+# name of the row: (source, its arguments). These names stand for what a fixture
+# finds or makes: folders of small and of real prepared sets, and a text file.
+PLACES = {
+  "SCANS": "scans_dir",
+  "GLUE": "glue_dir",
+  "ARTICLES": "articles_file",
+  "REAL": "real_dir",
+}
 ROWS = {
   "digits": ("digits", {}),
   "digits, shifted": ("digits", {"augment": True}),
@@ -49,9 +55,61 @@ ROWS = {
   "cifar10": (
     "tfds",
     {
-      "data_dir": "CIFAR",
+      "data_dir": "REAL",
       "train_split": "train[:200]",
       "eval_split": "test[:21]",
+    },
+  ),
+  "sentences": (
+    "sentences",
+    {
+      "dataset": "toy_glue/sst2",
+      "data_dir": "GLUE",
+      "vocab_size": 80,
+      "length": 12,
+    },
+  ),
+  "sentences, pairs": (
+    "sentences",
+    {
+      "dataset": "toy_glue/mnli",
+      "data_dir": "GLUE",
+      "tokenizer": "bytes",
+      "length": 40,
+    },
+  ),
+  "sentences, numbers": (
+    "sentences",
+    {
+      "dataset": "toy_glue/stsb",
+      "data_dir": "GLUE",
+      "vocab_size": 80,
+      "vocab_files": "ARTICLES",
+      "length": 20,
+    },
+  ),
+  "stanford sentiment": (
+    "sentences",
+    {
+      "data_dir": "REAL",
+      "train_split": "train[:200]",
+      "eval_split": "validation[:21]",
+      "vocab_size": 512,
+      "length": 32,
+    },
+  ),
+  "masked text": (
+    "masked_text",
+    {"files": "ARTICLES", "vocab_size": 80, "eval_share": 0.3, "length": 28},
+  ),
+  "masked text, prepared": (
+    "masked_text",
+    {
+      "dataset": "toy_glue/articles",
+      "data_dir": "GLUE",
+      "tokenizer": "bytes",
+      "next_sentence": False,
+      "length": 50,
     },
   ),
 }
@@ -61,10 +119,9 @@ ROWS = {
 def data(request):
   """The data set of each row in turn."""
   source, arguments = ROWS[request.param]
-  folders = {"SCANS": "scans_dir", "CIFAR": "cifar_dir"}
   arguments = {
-    key: request.getfixturevalue(folders[value])
-    if isinstance(value, str) and value in folders
+    key: request.getfixturevalue(PLACES[value])
+    if isinstance(value, str) and value in PLACES
     else value
     for key, value in arguments.items()
   }
@@ -107,32 +164,67 @@ def test_every_source_says_what_it_is():
     assert line.endswith("."), name
 
 
+def real_rows(data):
+  """The whole evaluation split, without padding."""
+  padded = joined([list(data.eval(8))])
+  whole = {
+    key: np.concatenate([batch[key] for batch in padded]) for key in padded[0]
+  }
+  return {key: array[whole["mask"] == 1] for key, array in whole.items()}
+
+
 def test_shapes_and_dtypes(data):
   batch = batches(data, 1, 6, 0)[0]
-  assert set(batch) == {"image", "label"}
-  assert batch["image"].shape == (6, *data.image_shape)
-  assert batch["image"].dtype == np.float32
-  assert batch["label"].shape == (6,)
-  assert batch["label"].dtype == np.int32
-  labels = np.concatenate([b["label"] for b in data.eval(8)])
-  assert labels.min() >= 0
-  assert labels.max() < data.num_classes
-  assert np.abs(batch["image"]).max() < 20
-  assert batch["image"].std() > 0.1
+  assert batch.keys() == data.features.keys()
+  for name, feature in data.features.items():
+    assert batch[name].shape == (6, *feature.shape)
+    assert batch[name].dtype == feature.dtype
+  if "label" in batch and batch["label"].dtype == np.int32:
+    labels = real_rows(data)["label"]
+    assert labels.min() >= 0
+    assert labels.max() < data.num_classes
+
+
+def check_images(data):
+  images = batches(data, 1, 6, 0)[0]["image"]
+  assert images.shape == (6, *data.image_shape)
+  assert images.dtype == np.float32
+  assert np.abs(images).max() < 20
+  assert images.std() > 0.1
+
+
+def check_texts(data):
+  for batch in (batches(data, 1, 16, 0)[0], real_rows(data)):
+    tokens, kept = batch["tokens"], batch["token_mask"]
+    assert data.offers["max_length"] == tokens.shape[1]
+    assert tokens.min() >= 0
+    assert tokens.max() < data.offers["vocab_size"]
+    assert set(np.unique(kept)) <= {0, 1}
+    assert (kept[:, 0] == 1).all()
+    assert (np.diff(kept, axis=1) <= 0).all()
+    assert set(np.unique(batch["segments"])) <= {0, 1}
+    assert not batch["segments"][kept == 0].any()
+    assert not tokens[kept == 0].any()
+
+
+def test_inputs_are_what_models_take(data):
+  checks = {"image": check_images, "tokens": check_texts}
+  checks[next(iter(data.features))](data)
 
 
 def test_a_seed_is_a_run(data):
   first = batches(data, 3, 8, 1)
   assert_equal(first, batches(data, 3, 8, 1))
   other = batches(data, 3, 8, 2)
-  assert not np.array_equal(first[0]["image"], other[0]["image"])
+  name = next(iter(data.features))
+  assert not np.array_equal(first[0][name], other[0][name])
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_the_same_batches(data, count):
   whole = batches(data, 6, 8, 3)
   shares = [batches(data, 6, 8, 3, p, count) for p in range(count)]
-  assert shares[0][0]["label"].shape == (8 // count,)
+  assert {len(x) for x in shares[0][0].values()} == {8 // count}
   assert_equal(joined(shares), whole)
 
 
@@ -171,12 +263,14 @@ def test_evaluation_loses_nothing(data, count):
   passes = joined(shares)
   assert len(passes) == len(data.eval(8)) == -(-data.num_eval // 8)
   for batch in passes:
-    assert batch["image"].shape == (8, *data.image_shape)
-    assert batch["image"].dtype == batch["mask"].dtype == np.float32
-    assert not batch["image"][batch["mask"] == 0].any()
+    assert batch["mask"].dtype == np.float32
+    for name, feature in data.features.items():
+      assert batch[name].shape == (8, *feature.shape)
+      assert batch[name].dtype == feature.dtype
+      assert not batch[name][batch["mask"] == 0].any()
   real = np.concatenate([batch["mask"] for batch in passes]) == 1
   assert real.sum() == data.num_eval
-  for key in ("image", "label"):
+  for key in data.features:
     ours = np.concatenate([batch[key] for batch in passes])[real]
     np.testing.assert_array_equal(ours, whole[0][key])
 
@@ -200,7 +294,15 @@ def test_batch_that_cannot_be_shared(data):
 
 # Starting workers takes seconds: one row for each reader that they must carry.
 @pytest.mark.parametrize(
-  "data", ["digits, shifted", "synthetic", "tfds, inception"], indirect=True
+  "data",
+  [
+    "digits, shifted",
+    "synthetic",
+    "tfds, inception",
+    "sentences",
+    "masked text",
+  ],
+  indirect=True,
 )
 def test_workers_change_nothing(data):
   # As in a notebook or under pytest, where no absl app has parsed the flags.

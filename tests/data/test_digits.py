@@ -23,7 +23,7 @@ def test_the_held_out_fifth_is_as_stated():
 
 def test_training_images_are_normalised():
   data = jbin.data.digits()
-  images, _ = data.read_train(np.arange(data.num_train), None)
+  images = data.read_train(np.arange(data.num_train), None)["image"]
   np.testing.assert_allclose(images.mean(), 0, atol=0.01)
   np.testing.assert_allclose(images.std(), 1, atol=0.01)
 

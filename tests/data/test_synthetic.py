@@ -7,7 +7,7 @@ from jbin import errors
 
 def accuracy(data):
   """Of the nearest mean: a linear classifier."""
-  images, labels = data.read_train(np.arange(data.num_train), None)
+  images, labels = data.read_train(np.arange(data.num_train), None).values()
   flat = images.reshape(len(images), -1)
   classes = range(data.num_classes)
   means = np.stack([flat[labels == label].mean(0) for label in classes])
@@ -32,15 +32,17 @@ def test_noise_makes_it_harder():
 
 def test_labels_are_uniform_and_splits_differ():
   data = jbin.data.synthetic(num_classes=5)
-  images, labels = data.read_train(np.arange(1000), None)
+  images, labels = data.read_train(np.arange(1000), None).values()
   assert np.bincount(labels).min() > 150
-  others, _ = data.read_eval(np.arange(1000), None)
+  others = data.read_eval(np.arange(1000), None)["image"]
   assert not np.array_equal(images, others)
-  again, _ = jbin.data.synthetic(num_classes=5).read_train(np.arange(9), None)
+  again = jbin.data.synthetic(num_classes=5).read_train(np.arange(9), None)[
+    "image"
+  ]
   np.testing.assert_array_equal(images[:9], again)
-  other, _ = jbin.data.synthetic(num_classes=5, seed=1).read_train(
+  other = jbin.data.synthetic(num_classes=5, seed=1).read_train(
     np.arange(9), None
-  )
+  )["image"]
   assert not np.array_equal(images[:9], other)
 
 

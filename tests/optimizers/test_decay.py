@@ -136,12 +136,17 @@ MODELS = [
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_that_are_no_stacks_decay_by_rank(name):
+def test_models_decay_by_the_rank_of_a_layer(name):
+  """But for biases of heads, class tokens and learned positions."""
   make = models.REGISTRY.get(name)
   model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
   params = nnx.state(model, nnx.Param)
-  rank = jax.tree.map(lambda w: w.ndim > 1, params)
-  assert _flat(optimizers.decayed(params)) == _flat(rank)
+  apart = {"bias", "token", "positions", "table"}
+  rank = {
+    path: w.ndim - nn.stack_axes(w) > 1 and path[-1] not in apart
+    for path, w in nnx.to_flat_state(params)
+  }
+  assert _flat(optimizers.decayed(params)) == rank
 
 
 def test_pact_s_bound_is_drawn_to_zero(net):

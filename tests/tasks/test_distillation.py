@@ -1,4 +1,4 @@
-"""The soft cross entropy, its gradient, and the task around it."""
+"""The soft cross entropy, its gradient, and the task with all its terms."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jbin import errors, schedules, tasks
+from tests.tasks.taps import model, taps
 
 
 def _logits(seed):
@@ -26,28 +27,91 @@ def test_value_and_gradient_are_the_formulas(temperature):
   assert not np.asarray(dt).any()
 
 
-def _both(hard_weight, progress=None):
+def _both(progress=None, **weights):
   batch = {
     "image": _logits(0),
     "label": jnp.arange(5, dtype=jnp.int32),
     "mask": jnp.asarray([1, 1, 1, 1, 0], jnp.float32),
   }
-  task = tasks.distillation("runs/teacher", hard_weight=hard_weight)
+  task = tasks.distillation("runs/teacher", **weights)
   teacher = lambda x: x[:, ::-1]
   return task.loss(lambda x: x, batch, teacher, progress)
 
 
-def test_hard_weight_mixes_and_may_be_a_schedule():
-  soft, hard = _both(0.0)[0], _both(1.0)[0]
-  np.testing.assert_allclose(
-    _both(0.25)[0], 0.75 * soft + 0.25 * hard, rtol=1e-6
+def test_each_weight_may_be_a_schedule():
+  soft = _both()[0]
+  hard = _both(soft_weight=0.0, hard_weight=1.0)[0]
+  want = 0.75 * soft + 0.25 * hard
+  mixed = _both(soft_weight=0.75, hard_weight=0.25)[0]
+  np.testing.assert_allclose(mixed, want, rtol=1e-6)
+  falls, grows = schedules.linear(1.0, 0.0), schedules.linear(0.0, 1.0)
+  mixed = _both(0.25, soft_weight=falls, hard_weight=grows)[0]
+  np.testing.assert_allclose(mixed, want, rtol=1e-6)
+  mean = _both(class_mean=True)[0]
+  np.testing.assert_allclose(mean, soft / 7, rtol=1e-6)
+
+
+def test_a_teachers_inside():
+  """The terms alone are held by test_matching.py and golden vectors."""
+  a, b = taps(0), taps(1)
+  batch = {
+    "tokens": jnp.zeros((3, 4), jnp.int32),
+    "token_mask": jnp.asarray([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]]),
+    "label": jnp.asarray([0, 2, 1]),
+  }
+
+  def run(**weights):
+    task = tasks.distillation("run", **weights)
+    value, metrics = task.loss(model(a), batch, model(b))
+    np.testing.assert_allclose(
+      metrics["loss"][0] / metrics["loss"][1], value, rtol=1e-5
+    )
+    return value, metrics
+
+  plain = run()[0]
+  parts = {
+    "hidden": tasks.hidden_loss(a, b),
+    "similarity": tasks.similarity_loss(a, b),
+    "scores": tasks.scores_loss(a, b, batch["token_mask"]),
+  }
+  value, metrics = run(**{f"{name}_weight": 0.5 for name in parts})
+  want = plain + 0.5 * sum(parts.values())
+  np.testing.assert_allclose(value, want, rtol=1e-5)
+  for name, part in parts.items():
+    total, count = metrics[f"{name}_loss"]
+    np.testing.assert_allclose(total / count, part, rtol=1e-5)
+  squared = run(hidden_weight=1.0, hidden_distance="squared")[0]
+  want = plain + tasks.hidden_loss(a, b, "squared")
+  np.testing.assert_allclose(squared, want, rtol=1e-5)
+
+
+def test_a_regression_comes_near_the_teacher_and_the_labels():
+  x, labels = _logits(0)[:, :1], jnp.linspace(0, 5, 5)
+  batch = {"image": x, "label": labels}
+  run = lambda **weights: tasks.distillation("run", **weights).loss(
+    lambda x: x, batch, lambda x: -x
   )
-  grows = schedules.linear(0.0, 1.0)
-  np.testing.assert_allclose(_both(grows, 0.25)[0], _both(0.25)[0], rtol=1e-6)
+  soft, metrics = run()
+  np.testing.assert_allclose(soft, jnp.square(2 * x).mean(), rtol=1e-6)
+  hard = jnp.square(x[:, 0] - labels).mean()
+  np.testing.assert_allclose(
+    run(hard_weight=0.5)[0], soft + 0.5 * hard, rtol=1e-6
+  )
+  assert "agreement" not in metrics
+  np.testing.assert_allclose(metrics["squared_error"][0] / 5, hard, rtol=1e-6)
+
+
+def test_models_without_taps_are_refused():
+  batch = {"image": _logits(0), "label": jnp.zeros(5, jnp.int32)}
+  task = tasks.distillation("run", similarity_weight=1.0)
+  with pytest.raises(errors.UserError, match=r"inside the student.*taps=True"):
+    task.loss(lambda x: x, batch, model(taps(0)))
+  with pytest.raises(errors.UserError, match="similarity_weight looks inside"):
+    task.loss(model(taps(0)), batch, lambda x: x)
 
 
 def test_metrics():
-  loss, metrics = _both(0.0)
+  loss, metrics = _both()
   assert set(metrics) == {
     "loss",
     "cross_entropy",
@@ -71,8 +135,14 @@ def test_the_teacher_is_named_and_needed():
   ("kwargs", "message"),
   [
     ({"teacher_workdir": ""}, r"name its run: --config\.task\.teacher_workdir"),
+    ({"teacher_weights": "x"}, "it is not named; set task.teacher"),
     ({"teacher_workdir": "x", "temperature": 0}, "temperature is 0; it must"),
-    ({"teacher_workdir": "x", "hard_weight": 2}, "hard_weight is 2; it must"),
+    ({"teacher_workdir": "x", "hard_weight": -1}, "hard_weight is -1; it must"),
+    ({"teacher_workdir": "x", "soft_weight": 0.0}, "every weight is 0: soft_w"),
+    (
+      {"teacher_workdir": "x", "hidden_distance": "l1"},
+      "unknown hidden_distance 'l1'",
+    ),
   ],
 )
 def test_arguments_out_of_range(kwargs, message):
@@ -82,5 +152,5 @@ def test_arguments_out_of_range(kwargs, message):
 
 def test_every_task_is_registered_with_its_line():
   lines = dict(tasks.REGISTRY.describe())
-  assert set(lines) == {"classification", "distillation"}
+  assert set(lines) == {"classification", "distillation", "masked_lm"}
   assert all(lines.values())

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jbin import errors, registry, schedules
-from jbin.train import build, config as config_lib
+from jbin.train import build, config as config_lib, making
 from tests import programs
 
 TOYS = registry.Registry("toy")
@@ -69,16 +69,16 @@ def test_a_group_named_as_a_schedule_is_one():
 
 def test_model_fits_its_data(tiny_config):
   source = build.dataset(tiny_config())
-  make = build.model_maker(tiny_config().model, made_for=source)
+  make = making.maker(tiny_config().model, made_for=source)
   assert make()(jnp.zeros((2, 8, 8, 1))).shape == (2, 10)
   named = config_lib.Named("tiny", {"num_classes": 7})
   with pytest.raises(errors.UserError, match=r"config\.model\.num_classes=10"):
-    build.model_maker(named, made_for=source)
+    making.maker(named, made_for=source)
 
 
 def test_model_depends_on_the_seed_alone(tiny_config):
   models = [
-    build.model_maker(tiny_config().model, seed=seed)() for seed in (3, 3, 4)
+    making.maker(tiny_config().model, seed=seed)() for seed in (3, 3, 4)
   ]
   a, b, c = (np.asarray(model.conv.kernel[...]) for model in models)
   assert (a == b).all()
@@ -93,7 +93,7 @@ def test_one_program_makes_the_model_of_every_seed(tiny_config):
   given = {"rules": rules, "made_for": build.dataset(config)}
 
   def maker(seed):
-    return build.model_maker(config.model, seed=seed, **given)
+    return making.maker(config.model, seed=seed, **given)
 
   run = programs.Jit(lambda key: nnx.state(maker(0)(key)))
   for seed in (0, 3, 2**40 + 1):

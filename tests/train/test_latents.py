@@ -12,7 +12,15 @@ from flax import nnx
 
 from jbin import errors, regularizers
 from jbin.data import _pipeline
-from jbin.train import build, calibrate, loop, restore, sharding
+from jbin.train import (
+  build,
+  calibrate,
+  evaluation,
+  loop,
+  making,
+  restore,
+  sharding,
+)
 from tests.train import two_layers
 
 assert two_layers  # registers its model
@@ -44,7 +52,7 @@ def _lines(workdir):
 
 
 def _model(config, workdir):
-  make = build.model_maker(config.model, made_for=build.dataset(config))
+  make = making.maker(config.model, made_for=build.dataset(config))
   mesh = sharding.make_mesh(1, 1)
   _, graphdef, state = restore.restore_model(make, workdir, mesh)
   return nnx.merge(graphdef, *state)
@@ -203,7 +211,7 @@ def test_decay_of_float_kernels_only(binary_config):
   config = binary_config(
     optimizer=_adam(decay="float", weight_decay=0.5, name="sgd")
   )
-  make = build.model_maker(config.model, made_for=build.dataset(config))
+  make = making.maker(config.model, made_for=build.dataset(config))
   model = make()
   made = build.optimizer(config.optimizer, model)
   params = nnx.state(model, nnx.Param)
@@ -231,7 +239,7 @@ def test_a_regularizer_is_in_the_loss_and_a_metric(binary_config, tmp_path):
   kernels = [jnp.asarray(w) for w in _kernels(config, tmp_path / "with")]
   want = regularizers.bonn(kernels, 1e-3, 0.1)
   np.testing.assert_allclose(found["regularizer"], want, rtol=1e-5)
-  again = loop.evaluate(config, tmp_path / "with")
+  again = evaluation.evaluate(config, tmp_path / "with")
   np.testing.assert_allclose(again["regularizer"], want, rtol=1e-5)
 
 
@@ -285,7 +293,7 @@ def test_steps_start_from_the_first_batch(binary_config, tmp_path):
   batches = _first(config)
   image = jnp.asarray(next(batches)["image"])
   batches.close()
-  make = build.model_maker(config.model, made_for=build.dataset(config))
+  make = making.maker(config.model, made_for=build.dataset(config))
   model = make()
   # The norm takes the batch's statistics, as the step that trains does.
   x = model.norm(model.first(image.reshape(len(image), -1)))
@@ -324,7 +332,7 @@ def test_no_example_is_lost(tiny_config):
 )
 def test_when_it_is_due(kernel, inputs, due, binary_config):
   config = binary_config(kernel, inputs)
-  make = build.model_maker(config.model, made_for=build.dataset(config))
+  make = making.maker(config.model, made_for=build.dataset(config))
   assert calibrate.is_due(nnx.eval_shape(make)) == due
 
 
@@ -339,7 +347,7 @@ def test_stopped_after_a_calibration_equals_undisturbed(
   saved = tmp_path / "stopped" / "checkpoints" / "7"
   assert saved.is_dir()
   with monkeypatch.context() as patch:
-    patch.setattr(calibrate, "params", None)  # not called a second time
+    patch.setattr(calibrate, "seen", None)  # not called a second time
     loop.run(config, tmp_path / "stopped")
   want, got = (
     (tmp_path / name / "metrics.jsonl").read_bytes()

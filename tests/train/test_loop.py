@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jbin import errors
-from jbin.train import loop
+from jbin.train import evaluation, loop
 
 
 def _lines(workdir):
@@ -55,7 +55,7 @@ def test_a_finished_run_stays_as_it_is(finished, tiny_config):
 
 
 def test_eval_gives_the_last_line_again(finished, tiny_config):
-  assert loop.evaluate(tiny_config(), finished) == _lines(finished)[-1]
+  assert evaluation.evaluate(tiny_config(), finished) == _lines(finished)[-1]
 
 
 def test_eval_refuses_a_model_that_computes_something_else(
@@ -63,12 +63,12 @@ def test_eval_refuses_a_model_that_computes_something_else(
 ):
   # Dropout has no array: the checkpoint would fit.
   with pytest.raises(errors.UserError, match=r"model\.dropout: 0.25 -> 0.5"):
-    loop.evaluate(tiny_config(model__dropout=0.5), finished)
+    evaluation.evaluate(tiny_config(model__dropout=0.5), finished)
 
 
 @pytest.mark.parametrize("size", [37, 359, 512])
 def test_evaluation_counts_each_example_once(finished, tiny_config, size):
-  found = loop.evaluate(tiny_config(eval_batch_size=size), finished)
+  found = evaluation.evaluate(tiny_config(eval_batch_size=size), finished)
   want = _lines(finished)[-1]
   assert found["accuracy"] == want["accuracy"]  # a ratio of whole numbers
   np.testing.assert_allclose(found["loss"], want["loss"], rtol=1e-5)
@@ -147,7 +147,7 @@ def test_what_makes_no_run_is_said_before_it_starts(
 
 def test_no_checkpoint_is_a_clear_error(tiny_config, tmp_path):
   with pytest.raises(errors.UserError, match=r"no checkpoint in .*train first"):
-    loop.evaluate(tiny_config(), tmp_path)
+    evaluation.evaluate(tiny_config(), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
