@@ -8,16 +8,20 @@ import pytest
 HEAVY = (
   "IPython",
   "grain",
+  "huggingface_hub",
   "jinja2",
   "matplotlib",
   "orbax",
   "pandas",
+  "safetensors",
   "sklearn",
   "tensorboardX",
   "tensorflow",
   "tensorflow_datasets",
+  "tokenizers",
   "torch",
   "tqdm",
+  "transformers",
 )
 
 
@@ -40,7 +44,9 @@ def ground():
   return _loaded("import jax, optax\nfrom flax import nnx")
 
 
-@pytest.mark.parametrize("module", ["jbin", "jbin.report", "jbin.__main__"])
+@pytest.mark.parametrize(
+  "module", ["jbin", "jbin.pretrained", "jbin.report", "jbin.__main__"]
+)
 def test_import_loads_nothing_heavy(module, ground):
   added = _loaded(f"import {module}") - ground
   assert not added.intersection(HEAVY)

@@ -50,6 +50,7 @@ ROOMS = [
   "report",
   "bench",
   "watch",
+  "pretrained",
   "models",
   "data",
   "tasks",

@@ -1,0 +1,276 @@
+"""Every family: what is saved comes back, as the model that it was."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+import jbin
+from jbin import errors, models, pretrained
+from jbin.pretrained import _load, _nest, _table
+from tests.pretrained import toys
+
+SMALL = {
+  "vit": functools.partial(
+    models.vit, 3, features=8, depth=3, heads=2, patch=8, image_size=32
+  ),
+  "vit without biases": functools.partial(
+    models.vit, 3, features=8, depth=1, heads=2, image_size=32, qkv_bias=False
+  ),
+  "swin": functools.partial(
+    models.swin, 3, features=8, depths=(2, 4), heads=(2, 4), window=4
+  ),
+  "pvt_v2": functools.partial(
+    models.pvt_v2,
+    3,
+    features=(8, 16),
+    depths=(1, 2),
+    heads=(1, 2),
+    mlp_ratios=(2, 3),
+    reductions=(4, 1),
+    patches=(7, 3),
+    strides=(4, 2),
+  ),
+  "nest": functools.partial(
+    models.nest, 3, features=(8, 16), depths=(2, 1), heads=(2, 4), image_size=32
+  ),
+}
+TINY = {"features": 8, "layers": 2, "heads": 2, "mlp_features": 12}
+TINY |= {"vocab_size": 20, "max_length": 10, "dropout": 0.0}
+SMALL |= {
+  "bert": functools.partial(models.bert, 3, **TINY),
+  "bert without heads": functools.partial(models.bert, 0, **TINY),
+  "bert_pretraining": functools.partial(
+    models.bert, 2, pretraining=True, **TINY
+  ),
+  "bert of masked words": functools.partial(
+    models.bert, 0, pretraining=True, **TINY
+  ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _tiny_nest(monkeypatch):
+  """timm's NesT-T has 17 million weights."""
+  sizes = ((8, 16), (2, 4), (2, 1))
+  monkeypatch.setitem(_nest._SIZES, "tiny", sizes)
+
+
+def random(make):
+  """A model with random numbers, and no compilation."""
+  model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+  generator = np.random.default_rng(0)
+  shapes = _table.shapes(model)
+  _load.put(
+    model,
+    {
+      path: generator.normal(size=shape).astype("f4")
+      for path, shape in shapes.items()
+    },
+  )
+  return model
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_saved_and_made_again(name, tmp_path):
+  model = random(SMALL[name])
+  family = "bert_pretraining" if "masked" in name else name.split()[0]
+  assert _table.family_of(_table.shapes(model))[0] == family
+  pretrained.save(model, tmp_path)
+  again = pretrained.model(tmp_path)
+  assert toys.same(toys.arrays(again), toys.arrays(model))
+  graphdefs = [nnx.graphdef(each) for each in (model, again)]
+  assert graphdefs[0] == graphdefs[1]
+
+
+def test_a_fresh_head_of_other_classes(tmp_path):
+  pretrained.save(random(SMALL["vit"]), tmp_path)
+  model = pretrained.model(tmp_path, fresh=("head/.*",), num_classes=7, seed=1)
+  kernel = np.asarray(model.head.kernel.get_value())
+  assert kernel.shape == (8, 7)
+  assert 0 < kernel.std() < 0.1  # as the model starts it
+
+
+def test_a_low_bit_model_takes_them_too(tmp_path):
+  model = random(SMALL["vit"])
+  pretrained.save(model, tmp_path)
+  rules = [
+    jbin.Rule(
+      "blocks/mlp/.*",
+      kernel_quantizer=jbin.quantizers.lsq(1),
+    )
+  ]
+  image = np.zeros((1, 32, 32, 3), "f4")
+  low = jbin.quantize(random(SMALL["vit"]), rules, image)
+  with pytest.raises(
+    errors.UserError, match=r"no such checkpoint, or of other"
+  ):
+    pretrained.restore(low, tmp_path)
+  pretrained.restore(low, tmp_path, fresh=(".*_quantizer/.*",))
+  found = toys.arrays(low)
+  want = toys.arrays(model)
+  assert {*want} < {*found}
+  assert toys.same({path: found[path] for path in want}, want)
+
+
+def test_dropout_is_asked_for(tmp_path):
+  pretrained.save(random(SMALL["vit"]), tmp_path)
+  assert pretrained.model(tmp_path).dropout is None
+  assert pretrained.model(tmp_path, dropout=0.1).dropout.rate == 0.1
+
+
+def test_old_names_of_norms_and_tied_tables(tmp_path):
+  model = random(SMALL["bert_pretraining"])
+  pretrained.save(model, tmp_path)
+
+  def change(tensors):
+    for name in list(tensors):
+      if "LayerNorm" in name:
+        old = name.replace("weight", "gamma").replace("bias", "beta")
+        tensors[old] = tensors.pop(name)
+    table = tensors["bert.embeddings.word_embeddings.weight"]
+    tensors["cls.predictions.decoder.weight"] = table
+    tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
+    tensors["bert.embeddings.position_ids"] = np.arange(10)[None]
+
+  toys.rewrite(tmp_path, change)
+  assert toys.same(pretrained.load(tmp_path, model), toys.arrays(model))
+
+
+def test_pretraining_to_classification(tmp_path):
+  body = random(SMALL["bert_pretraining"])
+  pretrained.save(body, tmp_path)
+  model = nnx.eval_shape(lambda: SMALL["bert"](rngs=nnx.Rngs(0)))
+  with pytest.raises(
+    errors.UserError, match=r"classifier\.weight 3x8 for head"
+  ):
+    pretrained.load(tmp_path, model)
+  found = pretrained.load(tmp_path, model, fresh=(r"head/.*|cls\..*",))
+  want = {p: a for p, a in toys.arrays(body).items() if "head" not in p}
+  assert toys.same(found, want)
+
+
+REFUSED = {
+  "no ViT without a class token": functools.partial(SMALL["vit"], pool="mean"),
+  "one window for all stages": functools.partial(
+    SMALL["swin"], image_size=16, window=4
+  ),
+  "whole mlp_ratios": functools.partial(SMALL["pvt_v2"], mlp_ratios=(2, 2.5)),
+  "no NesT of": functools.partial(
+    models.nest, features=(8, 8), depths=(1, 1), heads=(2, 2), image_size=32
+  ),
+  "2 classes, ours 3": functools.partial(
+    models.bert, 3, pretraining=True, **TINY
+  ),
+  "another activation": functools.partial(
+    SMALL["bert_pretraining"], token_activation="relu"
+  ),
+  "nothing for layers/attn/residual": functools.partial(
+    SMALL["bert"], low_rank=1
+  ),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_others_do_not_have_is_not_saved(why, tmp_path):
+  model = nnx.eval_shape(lambda: REFUSED[why](rngs=nnx.Rngs(0)))
+  with pytest.raises(errors.UserError, match=why):
+    pretrained.save(model, tmp_path / "new")
+  assert not (tmp_path / "new").exists()
+
+
+UNLIKE = {
+  "vit": {"hidden_act": "relu", "image_size": [32, 64]},
+  "swin": {"use_absolute_embeddings": True},
+  "pvt_v2": {"linear_attention": True},
+  "bert": {"position_embedding_type": "relative_key", "is_decoder": True},
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_settings_that_our_models_do_not_have(name, tmp_path):
+  model = random(SMALL[name])
+  pretrained.save(model, tmp_path)
+  path = tmp_path / "config.json"
+  config = json.loads(path.read_text())
+  for key, value in UNLIKE[name].items():
+    path.write_text(json.dumps({**config, key: value}))
+    with pytest.raises(errors.UserError, match=rf"config\.json says {key} = "):
+      pretrained.load(tmp_path, model)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "pvt_v2", "bert"])
+def test_a_body_alone_has_no_prefix(name, tmp_path):
+  model = random(SMALL[name])
+  pretrained.save(model, tmp_path)
+
+  def change(tensors):
+    for key in [key for key in tensors if key.startswith(f"{name}.")]:
+      tensors[key.removeprefix(f"{name}.")] = tensors.pop(key)
+    del tensors["classifier.weight"], tensors["classifier.bias"]
+
+  toys.rewrite(tmp_path, change)
+  found = pretrained.load(tmp_path, model, fresh=("head/.*",))
+  want = {p: a for p, a in toys.arrays(model).items() if "head/" not in p}
+  assert toys.same(found, want)
+
+
+def test_distilled_deit_is_refused(tmp_path):
+  model = random(SMALL["vit"])
+  pretrained.save(model, tmp_path)
+
+  def change(tensors):
+    token = tensors["vit.embeddings.cls_token"]
+    tensors["vit.embeddings.distillation_token"] = token
+    for name in list(tensors):
+      if name.startswith("vit."):
+        tensors["deit." + name.removeprefix("vit.")] = tensors.pop(name)
+
+  toys.rewrite(tmp_path, change)
+  with pytest.raises(errors.UserError, match="facebook/deit-tiny-patch16-224"):
+    pretrained.load(tmp_path, model)
+
+
+def test_heads_of_another_number(tmp_path):
+  pretrained.save(random(SMALL["vit"]), tmp_path)
+  other = functools.partial(SMALL["vit"], heads=4)
+  model = nnx.eval_shape(lambda: other(rngs=nnx.Rngs(0)))
+  with pytest.raises(errors.UserError, match="heads ours 4, theirs 2"):
+    pretrained.load(tmp_path, model)
+
+
+def test_many_layers_are_one_line(tmp_path):
+  make = functools.partial(SMALL["vit"], depth=12)
+  model = random(make)
+  pretrained.save(model, tmp_path)
+  toys.rewrite(
+    tmp_path, lambda t: [t.pop(k) for k in list(t) if "query.weight" in k]
+  )
+  line = r"vit\.encoder\.layer\.\{0-11\}\.attention\.attention\.query\.weight"
+  with pytest.raises(
+    errors.UserError, match=rf"missing \(12\):\n    {line} 8x8"
+  ):
+    pretrained.load(tmp_path, model)
+
+
+def test_nest_reads_heads_as_timm_writes_them(tmp_path):
+  """timm merges heads channel by channel, and fuses queries, keys, values."""
+  model = random(SMALL["nest"])
+  pretrained.save(model, tmp_path)
+  tensors = load_file(tmp_path / "model.safetensors")
+  generator = np.random.default_rng(1)
+  x = generator.normal(size=(5, 8)).astype("f4")
+  layer = "levels.0.transformer_encoder.1.attn"
+  weight, bias = tensors[f"{layer}.qkv.weight"], tensors[f"{layer}.qkv.bias"]
+  q, k, v = (x @ weight.T + bias).reshape(5, 3, 2, 4).transpose(1, 2, 0, 3)
+  scores = q @ k.transpose(0, 2, 1) / np.sqrt(4)
+  scores = np.exp(scores - scores.max(-1, keepdims=True))
+  y = (scores / scores.sum(-1, keepdims=True)) @ v  # (heads, tokens, channels)
+  y = y.transpose(1, 2, 0).reshape(5, 8)
+  y = y @ tensors[f"{layer}.proj.weight"].T + tensors[f"{layer}.proj.bias"]
+  attention = nnx.clone(model.levels[0].blocks.attn)
+  nnx.update(attention, nnx.map(lambda _, leaf: leaf[1], nnx.state(attention)))
+  np.testing.assert_allclose(attention(x[None])[0], y, rtol=1e-4, atol=1e-4)
