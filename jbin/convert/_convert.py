@@ -66,7 +66,8 @@ def dequantize(model: M) -> M:
     if isinstance(part, nnx.MultiHeadAttention) and isinstance(
       own, nn.DotProductAttention
     ):
-      if own.normalize is None:
+      # Raw scores are a rule's: they mean nothing to a float attention.
+      if own.normalize in (None, nn.raw_scores):
         part.attention_fn = nnx.static(nnx.dot_product_attention)
       else:  # not softmax: Flax's function would compute something else
         part.attention_fn = nnx.data(

@@ -93,7 +93,11 @@ KINDS = (
     {
       **_PROMOTE,
       "mask": None,
-      "conv_general_dilated": (None, lax.conv_general_dilated),
+      "conv_general_dilated": (
+        None,
+        lax.conv_general_dilated,
+        nn.depthwise_conv,  # the same, up to rounding
+      ),
     },
   ),
   Kind(
@@ -250,6 +254,7 @@ def attention_fn(
   slots: Mapping[str, quantizers.Quantizer],
   rngs: nnx.Rngs | None,
   grad_precision: products.GradPrecision = "float32",
+  normalize: _rule.Normalize = "softmax",
 ) -> nn.DotProductAttention:
   """The function that takes the place of Flax's, stacked as the layer is.
 
@@ -258,12 +263,14 @@ def attention_fn(
     slots: the rule's names -> quantizers.
     rngs: for quantizers that draw.
     grad_precision: of the gradient products.
+    normalize: the rule's word for what makes weights of scores.
   """
   make = functools.partial(
     nn.DotProductAttention,
     part.head_dim,
     **slots,  # pyright: ignore[reportArgumentType]
     grad_precision=grad_precision,
+    normalize=_rule.NORMALIZE[normalize],
   )
   kernel = part.query.kernel.get_value()
   abstract = isinstance(kernel, jax.ShapeDtypeStruct)
@@ -314,7 +321,7 @@ def hold(
   for size in reversed(lead):
     state = jax.vmap(state, axis_size=size)
   run = functools.partial(jax.eval_shape, state) if abstract else state
-  return nnx.merge(graphdef, run(kernel, keys))
+  return nn.mark_stack(nnx.merge(graphdef, run(kernel, keys)), len(lead))
 
 
 def release(layer: Any) -> None:

@@ -49,7 +49,8 @@ class Plan:
       if path not in wanted:
         continue
       entry = wanted[path]
-      precision = self.rules[entry.rule or 0].grad_precision
+      rule = self.rules[entry.rule or 0]
+      precision = rule.grad_precision
       if _layers.held(part):
         _entry.refuse_quantized(path)
       try:
@@ -57,7 +58,9 @@ class Plan:
           scale = entry.output_scale
           _layers.adopt(part, entry.slots, rngs, precision, scale)
         elif isinstance(part, nnx.MultiHeadAttention):
-          made = _layers.attention_fn(part, entry.slots, rngs, precision)
+          made = _layers.attention_fn(
+            part, entry.slots, rngs, precision, rule.normalize
+          )
           part.attention_fn = nnx.data(made)
         else:
           continue

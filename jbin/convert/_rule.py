@@ -15,6 +15,12 @@ from jbin import errors, nn, products, quantizers
 
 Position = Literal["first", "last", "inner"]
 _POSITIONS = ("first", "last", "inner")
+Normalize = Literal["softmax", "none"]
+NORMALIZE: dict[str, Callable[[Any], Any] | None] = {
+  "softmax": None,
+  "none": nn.raw_scores,
+}
+"""What a rule says -> what `nn.DotProductAttention` takes."""
 
 Spec = quantizers.Quantizer | None
 
@@ -50,6 +56,9 @@ class Rule:
     key_quantizer: of its keys.
     weights_quantizer: of its probabilities.
     value_quantizer: of its values.
+    normalize: what makes the scores of an attention its weights, in front of
+      the `weights_quantizer`: "softmax", or "none" where that takes the scores
+      themselves (BiBERT).
     output_scale: of convolutions: what makes a factor of the output for each,
       `nn.XnorMap` (XNOR-Net's K), `nn.SpatialScale` (XNOR-Net++'s rows and
       columns), or their names; other layers go without. It is called with the
@@ -72,6 +81,7 @@ class Rule:
   key_quantizer: Spec = None
   weights_quantizer: Spec = None
   value_quantizer: Spec = None
+  normalize: Normalize = "softmax"
   output_scale: Callable[..., Any] | str | None = None
   start: float = 0.0
   grad_precision: products.GradPrecision = "float32"
@@ -117,6 +127,7 @@ class Rule:
           " quantizer, such as jbin.quantizers.sign(), or None"
         )
     self._check_output_scale()
+    self._check_normalize()
     if self.keeps and (self.start or self.grad_precision != "float32"):
       raise errors.UserError(
         f"the rule for {self.path!r} has no quantizers, so start and"
@@ -126,6 +137,24 @@ class Rule:
       raise errors.UserError(
         f"the rule for {self.path!r}: start is {self.start}; it is a progress"
         " from 0 to 1"
+      )
+
+  def _check_normalize(self) -> None:
+    """That raw scores meet a quantizer, and do so from the start."""
+    if self.normalize not in NORMALIZE:
+      raise errors.UnknownName("normalize", self.normalize, NORMALIZE)
+    if self.normalize == "softmax":
+      return
+    if self.weights_quantizer is None:
+      raise errors.UserError(
+        f"the rule for {self.path!r}: normalize={self.normalize!r} gives the"
+        " scores to a weights_quantizer, and it has none; such as"
+        ' jbin.quantizers.ste_heaviside(edge="open")'
+      )
+    if self.start > 0:
+      raise errors.UserError(
+        f"the rule for {self.path!r}: normalize={self.normalize!r} leaves no"
+        f" float attention to have before start={self.start}; leave start out"
       )
 
   def _check_output_scale(self) -> None:

@@ -53,6 +53,9 @@ def _remark(entry: Entry, rules: Sequence[_rule.Rule]) -> str:
     if entry.output_scale is not None:
       made.append(_rule.name_of(entry.output_scale))
     parts.append(", ".join(made))
+    if "weights_quantizer" in entry.slots and entry.rule is not None:
+      way = rules[entry.rule].normalize
+      parts += [] if way == "softmax" else [f"normalize: {way}"]
   if entry.reason:
     parts.append(entry.reason if entry.slots else f"left: {entry.reason}")
   if entry.rule is not None and rules[entry.rule].note:

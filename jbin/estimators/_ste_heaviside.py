@@ -38,6 +38,7 @@ def ste_heaviside(
   The residual is one bit for each element. Second derivative: 0. Reference:
   Larq (Geiger and Team, 2020). Differs from it in nothing that is known.
   """
-  at_zero = jnp.asarray(zero, x.dtype)
-  y = jnp.where(x == 0, at_zero, (x > 0).astype(x.dtype))
+  y = (x >= 0 if zero == 1 else x > 0).astype(x.dtype)
+  if zero not in (0, 1):
+    y = jnp.where(x == 0, jnp.asarray(zero, x.dtype), y)
   return _window.pass_inside(x, y, clip, edge)

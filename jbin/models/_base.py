@@ -28,3 +28,12 @@ class Outputs(NamedTuple):
   value: jax.Array
   token_logits: jax.Array | None = None
   # (b, tokens, vocabulary) of a masked language model; else None.
+
+
+class Predictions(NamedTuple):
+  """What a model with a masked language model's head gives without taps."""
+
+  logits: jax.Array
+  # (b, classes): whether the second text follows the first.
+  token_logits: jax.Array
+  # (b, tokens, vocabulary).

@@ -1,10 +1,15 @@
 """NNX layers that take quantizers; without them they are Flax's own."""
 
 from jbin.nn._activation import DPReLU, Maxout, RPReLU
-from jbin.nn._attention import DotProductAttention
+from jbin.nn._attention import DotProductAttention, raw_scores
 from jbin.nn._calibrate import calibrate
 from jbin.nn._conv import Conv
 from jbin.nn._conv_transpose import ConvTranspose
+from jbin.nn._depthwise import depthwise_conv
+from jbin.nn._drop_path import DropPath
+from jbin.nn._hash_attention import HashAttention
+from jbin.nn._hash_learning import HashLearning
+from jbin.nn._kernel_hash import HashState, KernelHash
 from jbin.nn._latents import latents
 from jbin.nn._linear import Einsum, Embed, Linear
 from jbin.nn._linear_general import LinearGeneral
@@ -15,7 +20,7 @@ from jbin.nn._output_scale import SpatialScale, XnorMap
 from jbin.nn._quantizer import Quantizer, QuantizerSeen, QuantizerStat
 from jbin.nn._reshape_add import reshape_add
 from jbin.nn._squeeze_excite import SqueezeExcite
-from jbin.nn._stack import members, scan, stack
+from jbin.nn._stack import mark_stack, members, scan, stack, stack_axes
 
 __all__ = [
   "BatchNorm",
@@ -23,8 +28,13 @@ __all__ = [
   "ConvTranspose",
   "DPReLU",
   "DotProductAttention",
+  "DropPath",
   "Einsum",
   "Embed",
+  "HashAttention",
+  "HashLearning",
+  "HashState",
+  "KernelHash",
   "Linear",
   "LinearGeneral",
   "LowRankResidual",
@@ -39,9 +49,13 @@ __all__ = [
   "Taps",
   "XnorMap",
   "calibrate",
+  "depthwise_conv",
   "latents",
+  "mark_stack",
   "members",
+  "raw_scores",
   "reshape_add",
   "scan",
   "stack",
+  "stack_axes",
 ]

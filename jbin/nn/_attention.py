@@ -21,6 +21,15 @@ from jbin.quantizers import Quantized, Quantizer
 Normalize = Callable[[jax.Array], jax.Array]
 
 
+def raw_scores(scores: jax.Array) -> jax.Array:
+  """The scores as they are, in place of softmax.
+
+  A `normalize` of `DotProductAttention` that leaves all to its
+  `weights_quantizer`, as BiBERT's does (`quantizers.ste_heaviside`).
+  """
+  return scores
+
+
 def _refuse_channels(spec: Quantizer | None) -> None:
   """Refuses what has variables for each key: their number is not known."""
   if not isinstance(spec, Quantizer):
@@ -128,7 +137,7 @@ class DotProductAttention(nnx.Module):
       value_quantizer: the same for the values.
       normalize: from masked scores (..., queries, keys), float32, to
         probabilities; a function, or a module. None for softmax;
-        `lambda scores: scores` leaves all to `weights_quantizer`.
+        `nn.raw_scores` leaves all to `weights_quantizer`.
       grad_precision: of the gradient products of quantized operands.
       rngs: for quantizers that draw.
 

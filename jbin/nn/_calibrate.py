@@ -1,4 +1,4 @@
-"""What activation quantizers learn starts from one batch."""
+"""What activation quantizers learn, and hashes, start from one batch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import numpy as np
 from flax import nnx
 
 from jbin import errors, views
-from jbin.nn import _quantizer
+from jbin.nn import _kernel_hash, _quantizer
+
+_Starting = _quantizer.Quantizer | _kernel_hash.KernelHash
 
 
 def calibrate(model: nnx.Module, *args: Any, **kwargs: Any) -> None:
-  """Sets what activation quantizers learn from one batch, in place.
+  """Sets what activation quantizers learn, and hashes, from one batch.
 
   LSQ's steps, BiT's scales and the like start from the first batch in the
   papers' code. `model(*args, **kwargs)` runs once, as for evaluation, and
   every quantizer whose `parameters` look at the tensor takes them from what it
-  sees; nothing else changes. Kernels are seen at creation, and need no batch.
+  sees, in place; every `KernelHash` that is not fitted is. Nothing else
+  changes. Kernels are seen at creation, and need no batch.
 
   Args:
-    model: any module that holds quantizers.
+    model: any module that holds quantizers or hashes.
     *args: what the model is called with; what is no array (`train=False`)
       stays what it is.
     **kwargs: the same by name.
@@ -54,7 +57,7 @@ def calibrate(model: nnx.Module, *args: Any, **kwargs: Any) -> None:
     for path, value in _waiting(seen).items():
       # What was not set is the very array that came in.
       reached[path] = value is not before[path]
-    return nnx.split(seen, nnx.Param, ...)[1]
+    return nnx.state(seen, nnx.Any(nnx.Param, _kernel_hash.HashState))
 
   arrays = [x for x, array in zip(leaves, is_array, strict=True) if array]
   found = run(params, rest, arrays)
@@ -62,11 +65,13 @@ def calibrate(model: nnx.Module, *args: Any, **kwargs: Any) -> None:
   nnx.update(model, found)
 
 
-def _starts(part: Any) -> TypeGuard[_quantizer.Quantizer]:
-  """Whether it is a quantizer that takes what it learns from a batch.
+def _starts(part: Any) -> TypeGuard[_Starting]:
+  """Whether it is a hash, or a quantizer that starts from a batch.
 
   One of a kernel, which has a rank, has seen it at creation.
   """
+  if isinstance(part, _kernel_hash.KernelHash):
+    return True
   return (
     isinstance(part, _quantizer.Quantizer)
     and part.spec.calibrates
@@ -76,7 +81,7 @@ def _starts(part: Any) -> TypeGuard[_quantizer.Quantizer]:
 
 
 def _waiting(model: nnx.Module) -> dict[str, Any]:
-  """Path of each quantizer that takes a batch -> its first learned value."""
+  """Path of each part that takes a batch -> its first such value."""
   return {
     "/".join(map(str, path)): _first(part)
     for path, part in nnx.iter_modules(model)
@@ -84,7 +89,9 @@ def _waiting(model: nnx.Module) -> dict[str, Any]:
   }
 
 
-def _first(part: _quantizer.Quantizer) -> Any:
+def _first(part: _Starting) -> Any:
+  if isinstance(part, _kernel_hash.KernelHash):
+    return part.fitted.get_value()
   values = part.learned.values()
   return next(v.get_value() for v in values if isinstance(v, nnx.Variable))
 
@@ -94,7 +101,7 @@ def _check_calibrates(model: nnx.Module) -> None:
   if any(map(_starts, parts)):
     return
   held = [part for part in parts if isinstance(part, _quantizer.Quantizer)]
-  why = "no quantizer of this model starts from a batch"
+  why = "no quantizer of this model starts from a batch, and it has no hash"
   if any(part.spec.calibrates for part in held):
     why = (
       "the quantizers of this model that start from a tensor are those of"

@@ -25,7 +25,39 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
   Returns:
     The stack; `scan` runs it.
   """
-  return nnx.vmap(make, in_axes=0, out_axes=0)(rngs.split(depth))
+  blocks = nnx.vmap(make, in_axes=0, out_axes=0)(rngs.split(depth))
+  return mark_stack(blocks)
+
+
+_STACKED = "jbin_stacked"
+
+
+def mark_stack(blocks: M, axes: int = 1) -> M:
+  """Says of each parameter that `axes` leading axes more are those of a stack.
+
+  `stack` does; who stacks parameters in another way may, for what looks at
+  the tensors of single layers (`optimizers.bert_adam`).
+
+  Args:
+    blocks: changed in place: the parameters' metadata.
+    axes: their number; below 0 if a stack was taken apart.
+  """
+  for _, node in nnx.iter_graph(blocks):
+    if isinstance(node, nnx.Param):
+      node.set_metadata(_STACKED, stack_axes(node) + axes)
+  return blocks
+
+
+def stack_axes(variable: Any) -> int:
+  """How many leading axes of a parameter are those of stacks.
+
+  Args:
+    variable: what `mark_stack` has seen; of anything else, an array as well,
+      the answer is 0.
+  """
+  if not isinstance(variable, nnx.Variable):
+    return 0
+  return variable.get_metadata(_STACKED, 0)
 
 
 def scan(
@@ -68,7 +100,8 @@ def scan(
 def members(blocks: M, depth: int) -> list[M]:
   """The blocks of a stack, each a module of its own (copies)."""
   graphdef, state = nnx.split(blocks)
-  return [
+  found = [
     nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
     for i in range(depth)
   ]
+  return [mark_stack(block, -1) for block in found]

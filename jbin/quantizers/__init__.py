@@ -43,6 +43,7 @@ from jbin.quantizers._rbnn import rbnn_activation, rbnn_weight
 from jbin.quantizers._react import rsign
 from jbin.quantizers._recu import recu_activation, recu_weight
 from jbin.quantizers._reste import reste_activation, reste_weight
+from jbin.quantizers._sab import Descent, coordinate_descent, sab
 from jbin.quantizers._sign import sign
 from jbin.quantizers._siman import (
   shrink_latents,
@@ -59,6 +60,7 @@ from jbin.quantizers._xnorpp import xnorpp
 
 __all__ = [
   "REGISTRY",
+  "Descent",
   "Quantized",
   "Quantizer",
   "abcnet_activation",
@@ -76,6 +78,7 @@ __all__ = [
   "bitnet_activation",
   "bitnet_weight",
   "bivit_weight",
+  "coordinate_descent",
   "delayed",
   "dorefa_activation",
   "dorefa_weight",
@@ -104,6 +107,7 @@ __all__ = [
   "reste_activation",
   "reste_weight",
   "rsign",
+  "sab",
   "shrink_latents",
   "sign",
   "siman_activation",

@@ -125,8 +125,9 @@ class bit_weight(_base.Quantizer):  # noqa: N801 - called like a function
   over the whole tensor; backward `dw = dy`. Where `w` is the mean: `+mean|w|`.
 
   Attributes:
-    per_channel: a mean magnitude for each output channel (the last axis), or
-      one for the layer. The shift is the layer's either way.
+    axes: the axes that keep a mean magnitude of their own. (): one for the
+      layer. (-1,): each output channel of a kernel. (0,): each token of an
+      embedding's table (BiPFT). The shift is the whole tensor's mean anyway.
     zero: the sign at 0; PyTorch has 0.0, which is no bit.
 
   Reference: Liu et al., 2022 (arXiv 2205.13016). Differs from the code in:
@@ -134,9 +135,9 @@ class bit_weight(_base.Quantizer):  # noqa: N801 - called like a function
   """
 
   bits: int = dataclasses.field(default=1, init=False, repr=False)
-  per_channel: bool = False
+  axes: tuple[int, ...] = ()
   zero: float = 1.0
 
   def quantize(self, x: jax.Array, now: _base.Now) -> _base.Quantized:
-    """Binarizes weights `x` of any shape."""
-    return signs_about_mean(x, (-1,) if self.per_channel else (), self.zero)
+    """Binarizes weights `x`, any shape that has the `axes`."""
+    return signs_about_mean(x, self.axes, self.zero)

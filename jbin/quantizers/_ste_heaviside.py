@@ -18,7 +18,7 @@ class ste_heaviside(_base.Quantizer):  # noqa: N801 - called like a function
 
   Forward `y = 1 if x > 0 else 0`; backward `dx = dy * [|x| <= clip]`.
   At zero: 0. BiBERT takes it, with the open edge, on attention scores in place
-  of softmax: a `weights_quantizer` with `normalize=lambda scores: scores`.
+  of softmax: a `weights_quantizer` in a rule with `normalize="none"`.
 
   Attributes:
     clip: the half width of the gradient's window; a number or a schedule.

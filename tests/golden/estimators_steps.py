@@ -87,7 +87,8 @@ def bit_elastic(vectors: Vectors):
     w, out, g, dw = (
       kernel(z[f"{case[0]}__{name}"]) for name in ("w", "out", "gy", "grad_w")
     )
-    spec = quantizers.bit_weight(per_channel=case[1] == "row", zero=0.0)
+    axes = (-1,) if case[1] == "row" else ()
+    spec = quantizers.bit_weight(axes, zero=0.0)
     y, got, _ = run(spec, w, g)
     close(y, out, 1e-6)
     close_gradient(got, dw, GRADIENT)

@@ -1,7 +1,6 @@
-"""Binary linear layers against the vectors of three papers' official code.
+"""Binary linear layers against the vectors of a paper's official code.
 
-Of each paper's folder, the files whose prefix a check here has; the others are
-read beside the layers that they are about.
+Of the paper's folder, the files whose prefix a check here has.
 """
 
 import numpy as np
@@ -10,11 +9,6 @@ import pytest
 from tests.golden import folder, linears_layers as layers
 
 CHECKS = {
-  "bivit": {"binary_linear": layers.binary_linear},
-  "bibert": {
-    "quantize_linear": layers.quantize_linear,
-    "quantizers": layers.bert_quantizers,
-  },
   "bimamba": {"fbi": layers.fbi},
 }
 FILES = [

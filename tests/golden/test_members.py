@@ -7,6 +7,7 @@ import pytest
 
 from jbin import (
   estimators,
+  nn,
   optimizers,
   quantizers,
   references,
@@ -35,7 +36,7 @@ def test_what_is_named_is_read_by_a_check(family):
       continue
     for name in files:
       slug, stem = name.split("/")
-      module = "linears" if slug in ("bivit", "bibert", "bimamba") else slug
+      module = "linears" if slug == "bimamba" else slug
       checks = importlib.import_module(f"tests.golden.test_{module}").CHECKS
       checks = checks.get(slug, checks)
       path = pathlib.Path(slug) / f"{stem}.npz"
@@ -66,8 +67,9 @@ def test_every_entry_is_cited():
     for key in references.of(registry.get(name))
     if isinstance(key, str)
   }
-  for function in vars(bibench).values():
-    cited.update(references.of(function))
+  layers = [getattr(nn, name) for name in nn.__all__]
+  for part in (*vars(bibench).values(), *layers):
+    cited.update(references.of(part))
   assert set(references.entries()) == cited
 
 

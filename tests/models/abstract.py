@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jbin import models
+from jbin import models, views
 
 
 @functools.cache
@@ -19,7 +19,9 @@ def build(name, **arguments):
   def make():
     # One key for all: counting them is most of the time that tracing takes.
     key = jax.random.key(0)
-    rngs = types.SimpleNamespace(params=lambda: key)
+    # Stacks of blocks have streams of their own.
+    split = nnx.Rngs(0).split
+    rngs = types.SimpleNamespace(params=lambda: key, split=split)
     return factory(rngs=rngs, **arguments)
 
   return nnx.eval_shape(make)
@@ -27,8 +29,7 @@ def build(name, **arguments):
 
 def logits(model, shape):
   """Shape and dtype of what the model says of images, evaluating."""
-  view = nnx.view(model, use_running_average=True)
-  graph, state = nnx.split(view)
+  graph, state = nnx.split(views.evaluation(model))
   image = jax.ShapeDtypeStruct(shape, jnp.float32)
   return jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, image)
 

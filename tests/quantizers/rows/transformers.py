@@ -1,10 +1,10 @@
-"""Weights of BiT, BitNet, BiViT, BiBERT, FBI-Linear; BitNet's activations."""
+"""Weights of BiT, BitNet, BiViT, BiBERT, FBI-Linear; SAB; BitNet's inputs."""
 
 import functools
 
 import numpy as np
 
-from jbin import quantizers
+from jbin import quantizers, schedules
 from tests.quantizers import formulas
 from tests.quantizers.formulas import CHANNEL, EXAMPLE, TENSOR
 from tests.quantizers.row import Row
@@ -63,6 +63,18 @@ def rows_about_mean(kept, inside, *, zero=1.0, scaled, learned=False):
   return formula
 
 
+def softmax_aware(beta, scaled=False):
+  def formula(x):
+    most = x.max(-1, keepdims=True)
+    codes = x >= np.minimum(np.float32(beta) * most, most)
+    if not scaled:
+      return codes, np.ones_like(x)
+    total = (x * codes).sum(-1, keepdims=True, dtype=np.float64)
+    return codes * total / codes.sum(-1, keepdims=True), np.ones_like(x)
+
+  return formula
+
+
 def fbi(kept, zero=1.0):
   def formula(x):
     over = formulas.over(x, kept)
@@ -87,14 +99,15 @@ def up_to(v):
 
 
 def rows():
-  q = quantizers
+  q, half = quantizers, schedules.linear(1.0, 0.5)
   bivit = rows_about_mean(CHANNEL, below, scaled=True, learned=True)
   # An offset keeps the codes from products.
   offset = functools.partial(Row, coded=False, second="held")
   return {
     "bit_weight": [
       Row(q.bit_weight(), about_mean(TENSOR, 1.0)),
-      Row(q.bit_weight(per_channel=True), about_mean(CHANNEL, 1.0), CHANNEL),
+      Row(q.bit_weight(CHANNEL), about_mean(CHANNEL, 1.0), CHANNEL),
+      Row(q.bit_weight(EXAMPLE), about_mean(EXAMPLE, 1.0), EXAMPLE),
       # A tensor without its own mean among its entries has no zero.
       Row(q.bit_weight(zero=0.0), about_mean(TENSOR, 0.0), coded=False),
     ],
@@ -125,6 +138,11 @@ def rows():
         levels=3,
         second="held",
       ),
+    ],
+    "sab": [
+      Row(q.sab(), softmax_aware(0.25)),
+      Row(q.sab(half), softmax_aware(0.75), progress=0.5),
+      Row(q.sab(scaled=True), softmax_aware(0.25, True), TOKEN),
     ],
     "bibert_weight": [
       Row(
