@@ -23,6 +23,27 @@ SPECS = [
   "resnet_cifar10.py:float",
   "resnet_cifar10.py:reste,resnet18",
   *(f"resnet_cifar10.py:{name}" for name in methods.REGISTRY),
+  "bivit_imagenet.py",
+  "bivit_imagenet.py:deit_s",
+  "bivit_imagenet.py:nest_t,w1a1",
+  "bivit_imagenet.py:swin_s,float",
+  "bivit_cifar10.py",
+  *(f"bivit_cifar10.py:{name}" for name in ("float", "bibert", "plain")),
+  "bivit_cifar10.py:bivit_together,w1a32",
+  "bibert_glue.py",
+  "bibert_glue.py:stsb",
+  "bibert_glue.py:mnli,float",
+  "bibert_sst.py",
+  "bibert_sst.py:float",
+  "bibert_sst.py:plain",
+  "bipft.py",
+  "bipft.py:finetune",
+  "bipft.py:pretrain,base",
+  "bipft.py:direct,rte",
+  "ecoformer_imagenet.py",
+  "ecoformer_imagenet.py:b4,full",
+  "ecoformer_imagenet.py:twins_s",
+  *(f"ecoformer_cifar10.py:{name}" for name in ("sr", "full", "hash")),
 ]
 
 
@@ -68,6 +89,16 @@ def test_its_header_says_how_to_run_it(root, spec):
     "pokebnn_imagenet.py:wide",
     "quickstart.py:ternary",
     "resnet_cifar10.py:resnet18",
+    "bivit_imagenet.py:float",
+    "bivit_cifar10.py:swin_t",
+    "bivit_cifar10.py:plain,w1a32",
+    "bibert_glue.py:sst",
+    "bibert_sst.py:binary",
+    "bipft.py:base",
+    "bipft.py:finetune_float,sst2",
+    "ecoformer_imagenet.py:sr",
+    "ecoformer_imagenet.py:b0,sr",
+    "ecoformer_cifar10.py:msa",
   ],
 )
 def test_an_argument_that_it_does_not_know(config, spec):
@@ -221,3 +252,101 @@ def test_the_papers_figures_stand_in_the_header(root):
       assert f"{name} {small} / {large or '-'}" in text
     if share:
       assert f"{name} {share}" in text
+
+
+# --- BiViT --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("argument", "billions"),
+  [
+    ("swin_t,float", "4.491"),
+    ("swin_t", "1.600"),
+    ("swin_t,w1a1", "0.256"),
+    ("deit_t,float", "1.254"),
+    ("deit_t", "0.386"),
+    ("deit_t,w1a1", "0.048"),
+  ],
+)
+def test_bivit_costs_what_the_paper_counts(config, argument, billions):
+  """Without the data set, and with all layers that are binary in the end."""
+  report = build.cost_report(config(f"bivit_imagenet.py:{argument}"))
+  assert f"{report.total('biv_ops') / 1e9:.3f}" == billions
+
+
+def test_bivit_learns_from_the_float_net_that_it_starts_from(config):
+  """Attention first, then MLPs; the teacher's answers are all of the loss."""
+  made = config("bivit_imagenet.py:swin_t")
+  assert made.start.weights == made.task.kwargs["teacher_weights"]
+  task = build.task(made)
+  assert task.teacher.model == {"name": "swin_t", "num_classes": 1000}
+  assert dict(task.weights)["soft"] == 1
+  assert not dict(task.weights)["hard"]
+  assert made.rules.kwargs["mlp_start"] == 0.5
+  rate = build.optimizer(made.optimizer).learning_rate
+  assert float(schedules.value(rate, 5 / 300)) == pytest.approx(5e-4)
+  assert made.optimizer.weight_decay == 0
+  twin = config("bivit_imagenet.py:swin_t,float")
+  assert (twin.start.weights, twin.task.name) == ("", "classification")
+
+
+@pytest.mark.parametrize("name", ["float", "bivit", "bibert", "plain"])
+def test_every_way_of_a_small_bivit_makes_a_model(config, name):
+  made = config(f"bivit_cifar10.py:{name}")
+  build.check(made)
+  model, _ = build.abstract_model(made)
+  low = {
+    "/".join(map(str, path))
+    for path, part in nnx.iter_modules(model)
+    if getattr(part, "kernel_quantizer", None) is not None
+  }
+  layers = ("attn/query", "attn/key", "attn/value", "attn/out")
+  binary = {f"blocks/{at}" for at in (*layers, "mlp/fc1", "mlp/fc2")}
+  assert low == (set() if name == "float" else binary)
+
+
+# --- EcoFormer ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("argument", "energy"),
+  [("b0", "2.44"), ("b0,full", "9.14"), ("twins_s,hash", "12.49")],
+)
+def test_ecoformer_costs_what_its_header_says(config, root, argument, energy):
+  report = build.cost_report(config(f"ecoformer_imagenet.py:{argument}"))
+  assert f"{report.total('energy_45nm') / 1e9:.2f}" == energy
+  text = (root / "configs/ecoformer_imagenet.py").read_text()
+  assert argument[:2] != "b0" or f" {energy}e9 " in text.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+  ("argument", "epochs", "rate", "weights"),
+  [
+    ("b2,full", 100, 2.5e-5, "OpenGVLab/pvt_v2_b2"),
+    ("b2", 30, 2.5e-5, ""),
+    ("twins_s", 30, 1.25e-4, ""),
+    ("twins_s,full", 100, 2.5e-5, ""),
+  ],
+)
+def test_ecoformer_is_the_recipe_of_the_paper(
+  config, argument, epochs, rate, weights
+):
+  made = config(f"ecoformer_imagenet.py:{argument}")
+  assert (made.batch_size, made.steps) == (256, 5004 * epochs)
+  schedule = build.optimizer(made.optimizer).learning_rate
+  ends = [float(schedules.value(schedule, at)) for at in (5 / epochs, 1.0)]
+  assert ends == pytest.approx([rate, 1e-6])
+  assert made.optimizer.weight_decay == 0.05
+  assert made.start.weights == weights
+  assert bool(made.start.fresh) == bool(weights)
+
+
+@pytest.mark.parametrize("name", ["sr", "full", "hash"])
+def test_every_step_of_a_small_ecoformer_makes_a_model(config, name):
+  """All stages but the last have as many tokens as a hash has anchors."""
+  made = config(f"ecoformer_cifar10.py:{name}")
+  build.check(made)
+  model, _ = build.abstract_model(made)
+  kinds = [isinstance(s.blocks.attn, nn.HashAttention) for s in model.stages]
+  assert kinds == [name == "hash"] * 2 + [False]
+  assert made.model.kwargs["anchors"] <= 64

@@ -7,7 +7,7 @@ Under a minute on one CPU core. README.md has the results, sweep.py runs them.
 
 Command:
   jbin train --config=experiments/binarizers_cifar10/config.py:reste \
-    --workdir=runs/binarizers/reste-0
+    --workdir=runs/binarizers_cifar10/reste-0
 """
 
 import ml_collections

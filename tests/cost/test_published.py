@@ -1,10 +1,14 @@
 """Published figures come out of the conventions that name their papers."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax import lax
 
-from jbin import bits, cost
+from jbin import convert, cost, models, nn, quantize
 from tests.cost import networks
 
 W1A1, W1A32 = (1, 1), (32, 1)
@@ -72,6 +76,25 @@ def test_bivit(name):
   assert half == mixed.macs[W1A32] / 2
 
 
+def test_bibert():
+  """FLOPs, two a MAC, and MiB: matrices, with biases, with norms."""
+  make = lambda: models.bert_base(0, dropout=0.0, rngs=nnx.Rngs(0))
+  model = nnx.eval_shape(make)
+  tokens = jax.ShapeDtypeStruct((1, 128), jnp.int32)
+  report = cost.count(model, tokens, tokens)
+  assert report.macs == {(32, 32): 11_174_215_680}
+  assert f"{2 * report.total('ops_div64') / 1e9:.2f}" == "22.35"
+  rules = convert.REGISTRY.get("bibert")(tables="all")
+  low = cost.count(quantize(model, rules), tokens, tokens)
+  assert low.macs == {(1, 1): 11_174_215_680}
+  assert f"{2 * low.total('ops_div64') / 1e9:.3f}" == "0.349"
+  memory = low.memory()
+  matrices = memory.weights_bytes + memory.embeddings_bytes
+  biases = 4 * (12 * (4 * 768 + 3072 + 768) + 768)
+  found = matrices, matrices + biases, memory.parameters_bytes
+  assert [f"{x / 2**20:.2f}" for x in found] == ["13.04", "13.36", "13.50"]
+
+
 def test_binarydm_is_a_sixteenth_at_w1a4():
   """4 x 1 bit costs 4/64 of a float multiply-accumulate, 16.0 times less."""
   float_ops = networks.bireal_18((32, 32)).count().total("ops_div64")
@@ -91,13 +114,6 @@ def attention(q, k, v):
   return (q @ k.mT) @ v
 
 
-def hashed(kernel, hashes, v):
-  """Codes of the kernel features; all that follows is sums of +-values."""
-  h = bits.tag(jnp.sign(kernel @ hashes), 1)
-  summed = jnp.sum(h, axis=-2)[..., None]
-  return (h @ (h.mT @ v)) / (h @ summed)
-
-
 def test_ecoformers_products_split_into_multiplications_and_additions():
   x = jnp.ones((1, HEADS, N, DIM))
   report = cost.count(attention, x, x, x)
@@ -106,13 +122,16 @@ def test_ecoformers_products_split_into_multiplications_and_additions():
   assert report.operations().additions == {"float32": each}
   assert report.total("energy_45nm") == pytest.approx(each * (3.7 + 0.9))
 
-  args = jnp.ones((1, HEADS, N, ANCHORS)), jnp.ones((1, HEADS, ANCHORS, BITS))
-  report = cost.count(hashed, *args, x)
+  make = functools.partial(nn.HashAttention, WHOLE, HEADS)
+  layer = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+  report = cost.count(layer, jax.ShapeDtypeStruct((1, N, WHOLE), jnp.float32))
   kernels = HEADS * N * ANCHORS * BITS
+  # The context, its product with the codes, and that with their sum.
   coded = 2 * N * BITS * WHOLE + HEADS * N * BITS
-  assert report.total("multiplications") == kernels
-  assert report.total("additions") == kernels + coded
-  expected = 3.7 * kernels + 0.9 * (kernels + coded)
+  both = 3 * N * WHOLE**2 + kernels
+  assert report.total("multiplications") == both
+  assert report.total("additions") == both + coded
+  expected = 3.7 * both + 0.9 * (both + coded)
   assert report.total("energy_45nm") == pytest.approx(expected)
 
 

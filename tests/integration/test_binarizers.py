@@ -1,4 +1,4 @@
-"""The experiment with all binarizers: commands, sweep, table, a tiny run."""
+"""The experiment with all binarizers: its rows, its table, a tiny run."""
 
 import json
 import os
@@ -12,31 +12,13 @@ from jbin.cli import _flags
 from jbin.train import build
 
 NAME = "experiments/binarizers_cifar10"
-# Takes the place of jbin: notes its arguments, fails at the run FAIL_AT names.
-STAND_IN = """
-import os, pathlib, sys
-flags = dict(word.split("=", 1) for word in sys.argv[2:])
-workdir = pathlib.Path(flags["--workdir"])
-with open(os.environ["LOG"], "a") as log:
-  print(workdir.name, len(os.sched_getaffinity(0)), file=log)
-if workdir.name == os.environ.get("FAIL_AT"):
-  sys.exit("it failed")
-(workdir / "report").mkdir(parents=True)
-(workdir / "report" / "cost.json").write_text("{}")
-"""
 
 
-def _sweep(root, *arguments, path=None, **environment):
+def _sweep(root, *arguments, **environment):
   return subprocess.run(
     [sys.executable, f"{root}/{NAME}/sweep.py", *arguments],
     cwd=root,
-    env={
-      **os.environ,
-      "PYTHONPATH": f"{path or root}",
-      # Else the current folder, which has jbin, would come first.
-      "PYTHONSAFEPATH": "1" if path else "",
-      **environment,
-    },
+    env={**os.environ, "PYTHONPATH": str(root), **environment},
     capture_output=True,
     text=True,
     timeout=500,
@@ -44,16 +26,15 @@ def _sweep(root, *arguments, path=None, **environment):
 
 
 def test_it_prints_every_method_seed_by_seed(root):
-  lines = _sweep(root, "--root=/r", "--", "--config.steps=5").stdout.split("\n")
+  lines = _sweep(root, "--root=/r").stdout.splitlines()
   names = ["float", *methods.REGISTRY]
   assert lines == [
     *(
       f"jbin train --config={NAME}/config.py:{name} --config.seed={seed}"
-      f" --workdir=/r/{name}-{seed} --config.steps=5"
+      f" --workdir=/r/{name}-{seed}"
       for seed in (0, 1, 2)
       for name in names
-    ),
-    "",
+    )
   ]
 
 
@@ -64,8 +45,8 @@ def test_the_config_makes_a_model(root, name):
     "train", [f"--config={root}/{NAME}/config.py:{name}"], {}, config=True
   )
   build.check(config)
-  model, shape = build.abstract_model(config)
-  assert shape == (16, 16, 3)
+  model, (image,) = build.abstract_model(config)
+  assert image.shape == (1, 16, 16, 3)
   assert callable(build.optimizer(config.optimizer, model).tx.update)
   kernels = {path: layer.kernel_quantizer for path, layer in _layers(model)}
   assert len(kernels) == 1 + 6 + 1
@@ -86,82 +67,31 @@ def _layers(model):
   ]
 
 
-@pytest.fixture
-def stand_in(tmp_path):
-  (tmp_path / "jbin").mkdir()
-  (tmp_path / "jbin" / "__init__.py").write_text("")
-  (tmp_path / "jbin" / "__main__.py").write_text(STAND_IN)
-  return tmp_path
-
-
-def test_it_skips_what_is_finished_and_goes_on_after_a_failure(root, stand_in):
-  runs, log = stand_in / "runs", stand_in / "log"
-  (runs / "bnn-0" / "report").mkdir(parents=True)
-  (runs / "bnn-0" / "report" / "cost.json").write_text("{}")
-  flags = ["--run", f"--root={runs}", "--methods=bnn,reste", "--seeds=0,1"]
-  flags.append("--jobs=1")
-
-  found = _sweep(root, *flags, path=stand_in, LOG=str(log), FAIL_AT="reste-0")
-  assert found.returncode == 1, found.stderr
-  assert [line.split()[0] for line in log.read_text().splitlines()] == [
-    *("reste-0", "bnn-1", "reste-1")
+def test_the_table_has_the_papers_figures_beside_ours(root, tmp_path):
+  runs = [(0, 0.45, 30.0), (1, 0.47, 50.0)]
+  records = [
+    {
+      "row": "reste",
+      "seed": seed,
+      "accuracy": accuracy,
+      "first_loss": 2.25,
+      "last_loss": 1.5,
+      "seconds": seconds,
+      "jobs": 2,
+    }
+    for seed, accuracy, seconds in runs
   ]
-  assert "reste-0; see" in found.stderr
-  assert "it failed" in (runs / "reste-0" / "log.txt").read_text()
-  assert json.loads((runs / "bnn-1" / "sweep.json").read_text())["jobs"] == 1
-
-  found = _sweep(root, *flags, path=stand_in, LOG=str(log))
-  assert found.returncode == 0, found.stderr
-  assert log.read_text().splitlines()[-1].startswith("reste-0")
-  assert "1 of 4 runs" in found.stderr
-
-
-@pytest.mark.skipif(
-  not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2,
-  reason="needs two cores that a process can be kept on",
-)
-def test_runs_side_by_side_share_the_cores(root, stand_in):
-  log = stand_in / "log"
-  flags = ["--run", f"--root={stand_in}/runs", "--methods=bnn", "--seeds=0,1"]
-  found = _sweep(root, *flags, "--jobs=2", path=stand_in, LOG=str(log))
-  assert found.returncode == 0, found.stderr
-  used = [int(line.split()[1]) for line in log.read_text().splitlines()]
-  assert sum(used) == len(os.sched_getaffinity(0))
-
-
-def _finish(workdir, accuracy, seconds):
-  (workdir / "report").mkdir(parents=True)
-  (workdir / "report" / "cost.json").write_text("{}")
-  lines = [
-    {"step": 1, "split": "train", "loss": 2.25},
-    {"step": 2, "split": "train", "loss": 1.5},
-    {"step": 2, "split": "test", "accuracy": accuracy},
-  ]
-  text = "".join(json.dumps(line) + "\n" for line in lines)
-  (workdir / "metrics.jsonl").write_text(text)
-  record = {"seconds": seconds, "jobs": 2}
-  (workdir / "sweep.json").write_text(json.dumps(record))
-
-
-def test_it_writes_the_table_between_the_marks(root, tmp_path):
-  _finish(tmp_path / "reste-0", 0.45, 30.0)
-  _finish(tmp_path / "reste-1", 0.47, 50.0)
+  lines = "".join(json.dumps(record) + "\n" for record in records)
+  (tmp_path / "results.jsonl").write_text(lines)
   readme = tmp_path / "README.md"
-  readme.write_text("a\n<!-- table -->\nold\n<!-- end of table -->\nb\n")
+  readme.write_text("<!-- table --><!-- end of table -->")
   flags = [f"--root={tmp_path}", f"--readme={readme}", "--table"]
-  for _ in range(2):
-    found = _sweep(root, *flags, "--methods=float,twn,reste")
-    assert found.returncode == 0, found.stderr
-  lines = readme.read_text().splitlines()
-  assert lines[:2] + lines[-2:] == [
-    *("a", "<!-- table -->", "<!-- end of table -->", "b")
-  ]
-  assert lines[4:-2] == [
+  found = _sweep(root, *flags, "--rows=float,twn,reste")
+  assert found.returncode == 0, found.stderr
+  assert readme.read_text().splitlines()[3:-3] == [
     "| `float` | W32A32 | not run | – | – | – | – | – |",
-    "| `twn` | W2A32 | not run | – | – | – | – | – |",
     "| `reste` | W1A1 | 46.00 ± 1.41 | 2 | 2.25 → 1.50 | 86.75 | 92.63 | – |",
-    "",
-    "2 runs; 40 seconds a run (median), 0.0 hours in all.",
+    "| `twn` | W2A32 | not run | – | – | – | – | – |",
   ]
 
 
@@ -178,7 +108,7 @@ def test_a_tiny_run(root, shared, tmp_path):
   folder = shared / "data" / "tfds"
   if not (folder / "cifar10").is_dir():
     pytest.skip(f"no CIFAR-10 at {folder}; set JBIN_SHARED")
-  flags = [f"--root={tmp_path}", "--methods=reste", "--seeds=0", "--jobs=1"]
+  flags = [f"--root={tmp_path}", "--rows=reste", "--seeds=0", "--jobs=1"]
   found = _sweep(
     root,
     *flags,

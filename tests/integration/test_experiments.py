@@ -1,4 +1,4 @@
-"""Experiments: the sweep's commands, the TPU launcher, the README's figures."""
+"""PokeBNN on ImageNet: commands, the TPU launcher, the README's figures."""
 
 import decimal
 import json
@@ -40,23 +40,18 @@ def _sweep(root, *arguments, **environment):
 
 
 def test_sweep_prints_teacher_then_widths_by_seeds(root):
-  found = _sweep(
-    root,
-    *("--widths=0.5x,1.0x", "--seeds=0,1", "--root=/r", "--"),
-    "--config.image_size=128",
-  )
+  found = _sweep(root, "--rows=0.5x,1.0x", "--seeds=0,1", "--root=/r")
   assert found.returncode == 0, found.stderr
   teacher, *students = found.stdout.splitlines()
   assert teacher == (
-    "jbin train --config=configs/resnet50_imagenet.py:w8a8"
-    " --workdir=/r/teacher --config.image_size=128"
+    "jbin train --config=configs/resnet50_imagenet.py:w8a8 --workdir=/r/teacher"
   )
   assert students == [
     f"jbin train --config=configs/pokebnn_imagenet.py:{width}"
     f" --config.seed={seed} --config.task.teacher_workdir=/r/teacher"
-    f" --workdir=/r/poke_{width}_seed{seed} --config.image_size=128"
-    for width in ("0.5x", "1.0x")
+    f" --workdir=/r/{width}-{seed}"
     for seed in (0, 1)
+    for width in ("0.5x", "1.0x")
   ]
 
 
@@ -76,61 +71,32 @@ def test_sweep_prints_commands_that_jbin_train_reads(root, monkeypatch):
   assert config.task.kwargs["teacher_workdir"] == "/r/teacher"
 
 
-def _finish(workdir, **metrics):
-  (workdir / "report").mkdir(parents=True)
-  (workdir / "report" / "cost.json").write_text("{}")
-  line = {"step": 9, "split": "test", **metrics}
-  (workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-  line = {"step": 9, "split": "train", "seconds": 7200.0}
-  (workdir / "timing.jsonl").write_text(json.dumps(line) + "\n")
-
-
-@pytest.fixture
-def launcher(tmp_path):
-  """Notes its arguments; fails at the run that FAIL_AT names."""
-  path = tmp_path / "launcher"
-  path.write_text(
-    f'#!/bin/sh\necho "$@" >>{tmp_path}/log\n'
-    'case "$*" in *"$FAIL_AT"*) exit 3 ;; esac\n'
-  )
-  path.chmod(path.stat().st_mode | stat.S_IXUSR)
-  return path
-
-
-def test_sweep_skips_what_is_finished_and_stops_where_a_run_does(
-  root, tmp_path, launcher
-):
-  runs = tmp_path / "runs"
-  _finish(runs / "teacher")
-  _finish(runs / "poke_1.0x_seed0")
-  flags = ["--run", f"--root={runs}", "--widths=1.0x", "--seeds=0,1,2"]
-  flags.append(f"--launcher={launcher}")
-  found = _sweep(root, *flags, FAIL_AT="seed2")
-  assert found.returncode == 3, found.stderr
-  log = (tmp_path / "log").read_text()
-  assert re.findall(r"workdir=\S*/(\S+)", log) == [
-    *("teacher", "poke_1.0x_seed1"),  # the teacher's as an argument
-    *("teacher", "poke_1.0x_seed2"),
-  ]
-  assert _sweep(root, *flags, FAIL_AT="none").returncode == 0
+def test_sweep_takes_a_teacher_that_is_there(root):
+  flags = ["--rows=1.0x", "--seeds=0", "--root=/r", "--teacher=/t"]
+  (line,) = _sweep(root, *flags).stdout.splitlines()
+  assert "--config.task.teacher_workdir=/t --workdir=/r/1.0x-0" in line
 
 
 def test_sweep_makes_the_table(root, tmp_path):
-  _finish(tmp_path / "poke_1.0x_seed0", accuracy=0.73)
-  _finish(tmp_path / "poke_1.0x_seed1", accuracy=0.74)
-  found = _sweep(
-    root, "--table", f"--root={tmp_path}", "--widths=0.5x,1.0x"
-  ).stdout.splitlines()
-  assert found[2:] == [
-    "| 0.5x | not run | | |",
-    "| 1.0x | 73.50 ± 0.71 | 2 | 2.0 |",
-  ]
-
-
-def test_sweep_says_where_to_run_it(root, tmp_path):
-  found = _run(tmp_path, [sys.executable, str(root / NAME / "sweep.py")])
-  assert found.returncode == 2
-  assert "root of the repository" in found.stderr
+  for seed, accuracy in enumerate((0.73, 0.74)):
+    workdir = tmp_path / f"1.0x-{seed}"
+    (workdir / "report").mkdir(parents=True)
+    (workdir / "report" / "cost.json").write_text("{}")
+    lines = [
+      {"step": 9, "split": "train", "loss": 1.0},
+      {"step": 9, "split": "test", "accuracy": accuracy},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / "metrics.jsonl").write_text(text)
+    line = {"step": 9, "split": "train", "seconds": 7200.0}
+    (workdir / "timing.jsonl").write_text(json.dumps(line) + "\n")
+  readme = tmp_path / "README.md"
+  readme.write_text("<!-- table --><!-- end of table -->")
+  flags = [f"--root={tmp_path}", f"--readme={readme}", "--rows=0.5x,1.0x"]
+  found = _sweep(root, "--table", *flags)
+  assert found.returncode == 0, found.stderr
+  cells = [row[5:] for row in _rows(readme).values()]
+  assert cells == [["not run", "–", "–"], ["73.50 ± 0.71", "2", "2.0"]]
 
 
 # --- The launcher -------------------------------------------------------------
@@ -240,22 +206,22 @@ def test_launcher_gives_up_on_a_run_that_fails_without_preemption(root, cloud):
 # --- The README ---------------------------------------------------------------
 
 
-def _rows(root):
+def _rows(path):
   """Width -> cells of the table of results."""
-  text = (root / NAME / "README.md").read_text(encoding="utf-8")
+  text = path.read_text(encoding="utf-8")
   rows = [
-    [cell.strip() for cell in line.strip("|").split("|")]
+    [cell.strip(" `") for cell in line.strip("|").split("|")]
     for line in text.splitlines()
-    if re.match(r"\| \d\.\d+x \|", line)
+    if re.match(r"\| `(\d|teacher)", line)
   ]
   return {row[0]: row for row in rows}
 
 
-WIDTHS = ("0.5x", "0.75x", "1.0x", "1.4x", "2.0x")
+WIDTHS = ("teacher", "0.5x", "0.75x", "1.0x", "1.4x", "2.0x")
 
 
 def test_readme_has_each_width_once(root):
-  rows = _rows(root)
+  rows = _rows(root / NAME / "README.md")
   assert tuple(rows) == WIDTHS
   # Both of the paper's costs are ours, to the digits that it gives.
   for width in ("0.75x", "1.4x"):
@@ -271,11 +237,12 @@ def test_readme_has_each_width_once(root):
   ],
 )
 def test_readme_has_the_cost_of_now(root, width):
-  config = root / "configs" / "pokebnn_imagenet.py"
-  _, _, read = _flags.parse(
-    "cost", [f"--config={config}:{width}"], {}, config=True
-  )
+  config = f"pokebnn_imagenet.py:{width}"
+  if width == "teacher":
+    config = "resnet50_imagenet.py:w8a8"
+  flags = [f"--config={root}/configs/{config}"]
+  _, _, read = _flags.parse("cost", flags, {}, config=True)
   report = build.cost_report(read)
-  cells = _rows(root)[width]
+  cells = _rows(root / NAME / "README.md")[width]
   assert int(decimal.Decimal(cells[3]) * 10**9) == report.ace
   assert float(cells[4].replace(",", "")) == report.weight_bytes

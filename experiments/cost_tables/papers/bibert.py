@@ -11,57 +11,34 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 import jbin
 from experiments.cost_tables import sheet
-from experiments.cost_tables.models import bert, parts, thresholds
-from jbin import cost, nn, quantizers
+from jbin import convert, cost, models
 
 LENGTH = 128
 TOKENS = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
 MIB = 2**20
 
 
-def attention() -> nn.DotProductAttention:
-  """Bi-Attention: signs of all three, scores compared with zero, no softmax."""
-  sign = quantizers.sign(edge="open")
-  return nn.DotProductAttention(
-    bert.DIM // bert.HEADS,
-    query_quantizer=sign,
-    key_quantizer=sign,
-    weights_quantizer=thresholds.positive(),
-    value_quantizer=sign,
-    normalize=lambda scores: scores,
-  )
-
-
-def rules(tables: str) -> list[jbin.Rule]:
-  """Every linear map binary, and these of the three tables."""
-  return [
-    jbin.Rule(
-      tables,
-      kernel_quantizer=quantizers.bibert_weight(axes=(0,)),
-      note="a scale for each token",
-    ),
-    jbin.Rule(type="Embed", optional=True),
-    jbin.Rule(
-      input_quantizer=quantizers.sign(),
-      kernel_quantizer=quantizers.bibert_weight(),
-    ),
-  ]
+def model() -> nnx.Module:
+  """BERT-base up to its pooler, without arrays."""
+  make = lambda: models.bert_base(0, dropout=0.0, rngs=nnx.Rngs(0))
+  return nnx.eval_shape(make)
 
 
 @functools.cache
 def float_report() -> cost.Report:
   """BERT-base as it is."""
-  return cost.count(parts.abstract(bert.Bert), TOKENS, TOKENS)
+  return cost.count(model(), TOKENS, TOKENS)
 
 
 @functools.cache
-def binary_report(tables: str = "words|positions|types") -> cost.Report:
+def binary_report(tables: str = "all") -> cost.Report:
   """All linear maps, the attention's products and these tables binary."""
-  model = parts.abstract(bert.Bert, attention)
-  return cost.count(jbin.quantize(model, rules(tables)), TOKENS, TOKENS)
+  rules = convert.REGISTRY.get("bibert")(tables=tables)
+  return cost.count(jbin.quantize(model(), rules), TOKENS, TOKENS)
 
 
 def figures(report: cost.Report) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """BiViT: OPs and sizes of binary vision transformers (arXiv 2211.07091).
 
 Each architecture is counted in float, with binary attention and MLPs of 1-bit
-weights (W1A32), and with all of both binary. DeiT and NesT are Flax's own
-layers made low-bit by rules; Swin writes its attention out.
+weights (W1A32), and with all of both binary. They are jbin's models, made
+low-bit by its rule set of the paper.
 """
 
 from __future__ import annotations
@@ -16,61 +16,26 @@ from flax import nnx
 
 import jbin
 from experiments.cost_tables import sheet
-from experiments.cost_tables.models import (
-  deit,
-  nest,
-  parts,
-  swin,
-  thresholds,
-)
-from jbin import cost, quantizers
+from jbin import convert, cost, models
 
 IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 NORM = 5  # operations for each element of a norm, see WHYS
 MODELS: dict[str, Callable[..., nnx.Module]] = {
-  "DeiT-T": deit.tiny,
-  "DeiT-B": deit.base,
-  "Swin-T": swin.tiny,
-  "Swin-S": swin.small,
-  "NesT-T": nest.tiny,
-  "NesT-S": nest.small,
+  "DeiT-T": models.deit_t,
+  "DeiT-B": models.deit_b,
+  "Swin-T": models.swin_t,
+  "Swin-S": models.swin_s,
+  "NesT-T": models.nest_t,
+  "NesT-S": models.nest_s,
 }
-
-SIGN = quantizers.sign(edge="open")
-FACTORS = swin.Factors(
-  query=lambda x: SIGN(x).value,
-  key=lambda x: SIGN(x).value,
-  weights=lambda x: thresholds.share_of_max()(x).value,
-  value=lambda x: SIGN(x).value,
-)
-
-
-def rules(mlp_inputs: quantizers.Quantizer | None) -> list[jbin.Rule]:
-  """Attention of one bit, MLPs of 1-bit weights on these inputs."""
-  weight = quantizers.bivit_weight()
-  return [
-    jbin.Rule(
-      ".*/attn.*",
-      input_quantizer=SIGN,
-      kernel_quantizer=weight,
-      query_quantizer=SIGN,
-      key_quantizer=SIGN,
-      weights_quantizer=thresholds.share_of_max(),
-      value_quantizer=SIGN,
-    ),
-    jbin.Rule(".*/mlp/.*", input_quantizer=mlp_inputs, kernel_quantizer=weight),
-  ]
 
 
 @functools.cache
 def reports(name: str) -> tuple[cost.Report, cost.Report, cost.Report]:
   """In float; attention W1A1 and MLP W1A32; all W1A1."""
-  make = MODELS[name]
-  model = parts.abstract(make)
-  source = model
-  if make in (swin.tiny, swin.small):
-    source = parts.abstract(make, factors=FACTORS)
-  low = [jbin.quantize(source, rules(inputs)) for inputs in (None, SIGN)]
+  model = nnx.eval_shape(lambda: MODELS[name](rngs=nnx.Rngs(0)))
+  rules = [convert.REGISTRY.get("bivit")(mlp=mlp) for mlp in ("w1a32", "w1a1")]
+  low = [jbin.quantize(model, chosen) for chosen in rules]
   found, mixed, binary = (cost.count(m, IMAGE) for m in (model, *low))
   return found, mixed, binary
 
@@ -108,7 +73,7 @@ def sizes(name: str) -> Mapping[str, float]:
   matrices = modules = 0.0
   for path, parameter in found.parameters.items():
     wide = 4 * parameter.size
-    inside = "/attn/" in path or "/mlp/" in path
+    inside = bool({"attn", "mlp", "table"} & set(path.split("/")))
     modules += wide / 32 if inside else wide
     if path in one_bit:
       matrices += wide / 32
