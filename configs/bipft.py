@@ -165,7 +165,8 @@ def _finetune(config, stage, task):
   config.task = ml_collections.ConfigDict({"name": "classification"})
   config.model.num_classes = classes
   # Constant, as the paper has it.
-  config.optimizer.learning_rate = 2e-5 if task else 3e-4
+  small = 5e-4 if stage == "finetune_float" else 1e-3
+  config.optimizer.learning_rate = 2e-5 if task else small
   source = "pretrain" if stage == "finetune" else "pretrain_float"
   source += "_base" if task else ""
   config.start.update(workdir=f"runs/bipft/{source}", fresh=HEADS)

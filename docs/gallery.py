@@ -77,6 +77,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 MAKERS: dict[str, Callable[[], quantizers.Quantizer]] = {
   "delayed": lambda: quantizers.delayed(quantizers.sign(), 0.5),
 }
+# Members that compare the entries of the last axis: one row of all points.
+OF_A_ROW = (quantizers.sab,)
 
 
 def _grid() -> np.ndarray:
@@ -100,8 +102,10 @@ def _curve(progress: float | None, x: Any, value: Any, gradient: Any) -> Curve:
 def _quantizer_curve(
   spec: quantizers.Quantizer, progress: float | None
 ) -> Curve:
-  """The value and the diagonal of its Jacobian, on one channel of a tensor."""
-  x = jnp.asarray(_grid()).reshape(1, POINTS, 1, 1)
+  """The value and the diagonal of its Jacobian, on one channel or row."""
+  row = isinstance(spec, OF_A_ROW)
+  shape = (1, 1, 1, POINTS) if row else (1, POINTS, 1, 1)
+  x = jnp.asarray(_grid()).reshape(shape)
   key = jax.random.key(0)
   variables = {
     **spec.parameters(1, x, key if spec.seeded else None),

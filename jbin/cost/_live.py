@@ -40,6 +40,17 @@ def inner_jaxpr(eqn: core.JaxprEqn) -> Any | None:
   return inner if fits else None
 
 
+def branches(eqn: core.JaxprEqn) -> list[Any]:
+  """The jaxprs of a `cond` that count.
+
+  Of `jax.lax.platform_dependent`, the one of platforms that have none of their
+  own: what is counted does not depend on where it is.
+  """
+  every = list(eqn.params["branches"])
+  platforms = eqn.params.get("branches_platforms") or ()
+  return [every[platforms.index(None)]] if None in platforms else every
+
+
 class Liveness:
   """Finds, and remembers, what a jaxpr uses for given results."""
 
@@ -76,8 +87,7 @@ class Liveness:
     if (inner := inner_jaxpr(eqn)) is not None:
       return self.uses(open_jaxpr(inner), used)[0]
     if eqn.primitive.name == "cond":
-      branches = [open_jaxpr(b) for b in eqn.params["branches"]]
-      each = [self.uses(b, used)[0] for b in branches]
+      each = [self.uses(open_jaxpr(b), used)[0] for b in branches(eqn)]
       return (True, *(any(flags) for flags in zip(*each, strict=True)))
     if eqn.primitive.name == "scan":
       return self.scan(eqn, used)[0]

@@ -10,7 +10,13 @@ from typing import Any
 from jax.extend import core
 
 from jbin.cost import _arrays, _primitives, _shards
-from jbin.cost._live import Flags, Liveness, inner_jaxpr, open_jaxpr
+from jbin.cost._live import (
+  Flags,
+  Liveness,
+  branches,
+  inner_jaxpr,
+  open_jaxpr,
+)
 from jbin.cost._values import Shape, dtype_bits
 from jbin.cost._walk import Place, Seen
 
@@ -366,7 +372,7 @@ class Builder:
         given = inputs(body, [*consts, *carry])
         yield self.body(body, given, own, needed, inside)
     elif eqn.primitive.name == "cond":
-      for branch in params["branches"]:
+      for branch in branches(eqn):
         own = [False] * (len(reads) - 1)
         given = inputs(branch, reads[1:])
         yield self.body(branch, given, own, used, inside)

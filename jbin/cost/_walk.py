@@ -15,6 +15,7 @@ from jbin.cost._blocks import NONE, full
 from jbin.cost._live import (
   Flags,
   Liveness,
+  branches,
   constants,
   inner_jaxpr,
   open_jaxpr,
@@ -217,8 +218,7 @@ class Walker:
     """All branches are looked at; the dearest is counted."""
     inside = place.inside(eqn)
     runs = [
-      self.run(branch, values[1:], used, inside)
-      for branch in eqn.params["branches"]
+      self.run(branch, values[1:], used, inside) for branch in branches(eqn)
     ]
     costs = [cost for _, cost in runs]
     dearest = max(costs, key=lambda cost: (cost.ace, _work(cost)))

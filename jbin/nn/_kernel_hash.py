@@ -45,7 +45,9 @@ def unit(x: jax.Array) -> jax.Array:
 def _square_distances(z: jax.Array, anchors: jax.Array) -> jax.Array:
   apart = z[..., None, :] - anchors[None, None]
   # What a published energy table charges for, by its name.
-  return jnp.square(bits_lib.mark(apart, "kernel_distance")).sum(-1)
+  square = jnp.square(bits_lib.mark(apart, "kernel_distance")).sum(-1)
+  # Else XLA takes their mean from the squares anew, and then stores these.
+  return jax.lax.optimization_barrier(square)
 
 
 _distances = jax.custom_vjp(_square_distances)
@@ -222,7 +224,9 @@ class KernelHash(nnx.Module):
     """Learns the hash from tokens, in place, also one that is fitted.
 
     It needs memory for `2 similar` indices a token, 256 rows of the
-    attention map and the kernel; no map of all pairs is made.
+    attention map and the kernel; no map of all pairs is made. 32 examples of
+    3,136 tokens with one head of 32 take 402 MiB as XLA has it on a CPU, a
+    third of one such map.
 
     Args:
       x: (batch..., tokens, heads, head_dim).

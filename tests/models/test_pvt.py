@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 import jbin
-from jbin import cost, errors, models, nn, quantizers, views
+from jbin import cost, errors, models, nn, pretrained, quantizers, views
+from jbin.cli import _flags
 from jbin.models import _twins
 from tests import programs
 from tests.models import abstract
@@ -200,6 +201,24 @@ def test_starts_keep_what_both_attentions_have(name):
   assert hashed.adapt(last) == last
   more = {**last, "stages/0/blocks/extra": 1, "stages/1/blocks/attn/query": 2}
   assert hashed.adapt(more) == more
+
+
+def test_published_weights_are_a_start_for_softmax_over_all_tokens(
+  root, tmp_path
+):
+  """By the pattern that the config has for what they hold beside."""
+  cheap = _make("pvt_v2")
+  pretrained.save(cheap, tmp_path / "weights")
+  spec = f"{root}/configs/ecoformer_imagenet.py:b0,full"
+  full = abstract.build("pvt_v2", num_classes=5, **PVT, attention="full")
+  with pytest.raises(errors.UserError, match="spatial_reduction"):
+    pretrained.load(tmp_path / "weights", full)
+  fresh = (_flags.load(spec).start.fresh,)
+  found = pretrained.load(tmp_path / "weights", full, fresh=fresh)
+  want = full.adapt(_values(cheap))
+  assert found.keys() == want.keys()
+  for path, value in found.items():
+    np.testing.assert_array_equal(value, want[path])
 
 
 # --- Low-bit ------------------------------------------------------------------
