@@ -23,11 +23,14 @@ HERE = "experiments/bibert_sst"
 
 # Sentences that no choice was made by; nothing between start and end.
 EVERY = {
+  "steps": 1299,  # 3 epochs
   "data.eval_split": "test",
   "eval_batch_size": 64,
   "eval_every": 0,
   "checkpoint_every": 0,
 }
+# At the config's rate, which is for low bits, so short a run may not learn.
+FLOAT = {"optimizer.learning_rate.start": 2e-4}
 FROM_FLOAT = {"start.workdir": "{after}", "task.teacher_workdir": "{after}"}
 
 
@@ -64,7 +67,7 @@ def rows() -> Mapping[str, launcher.Run]:
   found = {}
   for name in ROWS:
     config = f"configs/bibert_sst.py:{name}"
-    more, after = ({}, "") if name == "float" else (FROM_FLOAT, "float")
+    more, after = (FLOAT, "") if name == "float" else (FROM_FLOAT, "float")
     found[name] = launcher.Run(config, {**EVERY, **more}, after)
   return found
 

@@ -28,14 +28,9 @@ TEXT = flags.DEFINE_string(
   "text", ".", "folder of wikitext2.valid.txt and wikitext2.test.txt"
 )
 
-# Nothing between start and end.
-EVERY = {"eval_every": 0, "checkpoint_every": 0, "keep": 1}
-PRETRAINING = {"steps": 1500}
-FINE_TUNING = {
-  "steps": 651,  # 3 epochs
-  "data.eval_split": "test",
-  "eval_batch_size": 64,
-}
+EVERY = {"eval_every": 0, "keep": 1}
+# Sentences that no choice was made by.
+FINE_TUNING = {"data.eval_split": "test", "eval_batch_size": 64}
 
 
 class Row(NamedTuple):
@@ -76,7 +71,7 @@ def rows() -> Mapping[str, launcher.Run]:
     pretraining = row.argument.startswith("pretrain")
     more = {**EVERY, "data.vocab_files": files}
     if pretraining:
-      more |= {**PRETRAINING, "data.files": files}
+      more["data.files"] = files
     else:
       more |= FINE_TUNING
     if row.low_rank is not None:

@@ -79,7 +79,7 @@ COLUMNS = (
   "attention",
   "MLPs",
   "scales",
-  "binary",
+  "order",
   "top-1 %, here",
   "as the teacher, %",
   "seeds",

@@ -52,8 +52,8 @@ class Row(NamedTuple):
 
 ROWS = {
   "sr": Row("sr"),
-  "full": Row("full", "sr"),
-  "full_more": Row("full", "full", "", "70.77", "9.25"),
+  "full": Row("full", "sr", "", "70.77", "9.25"),
+  "full_more": Row("full", "full"),
   "hash": Row("hash", "full", "own", "70.44", "2.5"),
   "hash_consistent": Row("hash", "full", "consistent"),
   "hash_scratch": Row("hash", "", "own"),
