@@ -28,7 +28,6 @@ SMALL = {
   "model.depth": 4,
   "model.drop_path": 0.0,
   "eval_batch_size": 500,
-  "log_every": 50,
   "eval_every": 0,
   "checkpoint_every": 0,
   "keep": 1,
@@ -37,7 +36,8 @@ SMALL = {
 FLOAT = {"steps": 1500, "optimizer.learning_rate.start": 2e-3}
 # From the float net of the same seed, which is the teacher, too.
 LOW = {
-  "steps": 600,
+  "steps": 1000,
+  "batch_size": 64,
   "optimizer.learning_rate.start": 1e-3,
   "start.workdir": "{after}",
   "task.teacher_workdir": "{after}",
