@@ -1,12 +1,13 @@
 r"""A training step of low-bit networks against the float network's.
 
 Every variant of a network is the same plain Flax model: as it is ("float"),
-made low-bit by jbin's rules (the names of `jbin list methods`), or by Qwix or
-AQT at 8 bits where these are installed (pip install qwix aqtp). All are
-compiled first and then timed in turns within one run (float, a, b, float, ...),
-so that a drifting clock moves them alike; the ratio to the float step is taken
-in each turn, and its median and spread are printed, with the ratio of XLA's own
-figure for the temporary buffers of the compiled step.
+made low-bit by jbin's rules (the names of `jbin list methods`; of vision
+transformers BiViT with its MLPs W1A1 or W1A32, and with BiBERT's attention),
+or by Qwix or AQT at 8 bits where these are installed (pip install qwix aqtp).
+All are compiled first and then timed in turns within one run (float, a, b,
+float, ...), so that a drifting clock moves them alike; the ratio to the float
+step is taken in each turn, and its median and spread are printed, with the
+ratio of XLA's own figure for the temporary buffers of the compiled step.
 
   python benchmarks/qat_overhead.py                            # everything
   python benchmarks/qat_overhead.py --nets=mlp --variants=bnn,qwix_int8 \
@@ -86,6 +87,10 @@ def _vit() -> nnx.Module:
   return nnx.Sequential(Encoder(384, 6, rngs), Encoder(384, 6, rngs))
 
 
+def _block() -> nnx.Module:
+  return Encoder(384, 6, nnx.Rngs(0))
+
+
 def _resnet(width: int) -> nnx.Module:
   return models.resnet20(width=width, rngs=nnx.Rngs(0))
 
@@ -95,6 +100,7 @@ Make = Callable[[], nnx.Module]
 NETS: dict[str, tuple[Make, tuple[int, ...], bool]] = {
   "mlp": (lambda: Mlp(nnx.Rngs(0)), (256, 1024), False),
   "vit_2_blocks": (_vit, (8, 196, 384), False),
+  "vit_block_197": (_block, (8, 197, 384), False),
   "resnet20_w64": (functools.partial(_resnet, 64), (16, 32, 32, 3), True),
   "resnet20_w16": (functools.partial(_resnet, 16), (64, 32, 32, 3), True),
 }
@@ -104,8 +110,13 @@ NETS: dict[str, tuple[Make, tuple[int, ...], bool]] = {
 
 
 def _by_method(name: str, net: str) -> nnx.Module:
-  make, shape, ends = NETS[net]
+  ends = NETS[net][2]
   rules = convert.REGISTRY.get("method")(name, "float" if ends else "same")
+  return _by_rules(rules, net)
+
+
+def _by_rules(rules: Sequence[jbin.Rule], net: str) -> nnx.Module:
+  make, shape, _ = NETS[net]
   precise = [
     r
     if r.keeps
@@ -114,6 +125,17 @@ def _by_method(name: str, net: str) -> nnx.Module:
   ]
   x = jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
   return jbin.quantize(make(), precise, x, quantizer_rngs=nnx.Rngs(1))
+
+
+def _bivit(net: str, **options: Any) -> nnx.Module | None:
+  if not net.startswith("vit"):
+    return None
+  rules = convert.REGISTRY.get("bivit")(
+    attention_path="(.*/)?attention(/.*)?",
+    mlp_path="(.*/)?(up|down)",
+    **options,
+  )
+  return _by_rules(rules, net)
 
 
 def _bfloat16_dot(lhs: Any, rhs: Any, *args: Any, **kwargs: Any) -> jax.Array:
@@ -171,6 +193,11 @@ METHODS = ("bnn", "xnornet", "bireal", "react", "reste", "recu", "poke")
 VARIANTS: dict[str, Callable[[str], nnx.Module | None]] = {
   "float_bf16": _float_bf16,
   **{name: functools.partial(_by_method, name) for name in METHODS},
+  "bivit": functools.partial(_bivit, mlp="w1a1"),
+  "bivit_w1a32": functools.partial(_bivit, mlp="w1a32"),
+  "bivit_bool": functools.partial(
+    _bivit, mlp="w1a1", attention="bool", scales="mean"
+  ),
   "qwix_int8": functools.partial(_qwix, 8),
   "aqt_int8": _aqt,
 }
@@ -210,7 +237,7 @@ def _models(net: str) -> dict[str, nnx.Module]:
       continue
     model = VARIANTS[name](net)
     if model is None:
-      print(f"{net:14s} {name:12s} not run: it has convolutions")
+      print(f"{net:14s} {name:12s} not run: it is not for these layers")
       continue
     found[name] = model
   return found

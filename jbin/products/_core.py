@@ -39,6 +39,10 @@ class Geometry:
     kind: "dot" or "conv".
     groups: feature groups, or the number of batched products.
     spread: whether a convolution's input has zeros between its elements.
+    rowwise: whether it is a matrix product that sums over the left operand's
+      last axes.
+    pull: `(left operand, cotangent of the result, whether that operand is
+      codes) ->` the right operand's cotangent. None: the transpose of `apply`.
   """
 
   apply: Callable[[jax.Array, jax.Array, Any], jax.Array]
@@ -48,6 +52,8 @@ class Geometry:
   kind: Literal["dot", "conv"]
   groups: int = 1
   spread: bool = False
+  rowwise: bool = False
+  pull: Callable[[jax.Array, jax.Array, bool], jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +164,9 @@ def _choose(
     columns=columns,
     groups=groups,
     spread=geometry.spread,
+    rowwise=geometry.rowwise,
     codes=(xs.codes.dtype, ws.codes.dtype),  # pyright: ignore[reportOptionalMemberAccess]
+    largest=math.prod(max(map(abs, side.levels)) for side in (xs, ws)),
   )
 
 
@@ -267,6 +275,11 @@ def _backward(
       to = (geometry.lhs_out, geometry.rhs_out)[other]
       upstream = g * _spread(scale, to, geometry.out_ndim)
     like = (like_x, like_w)[side]
+    # Both operands in one narrow dtype: a float32 one would widen the other.
+    upstream = upstream.astype(dtype)
+    if side == 1 and geometry.pull is not None:
+      coded = plan.levels[other] is not None
+      return geometry.pull(codes, upstream, coded).astype(like.dtype)
 
     def linear(operand: jax.Array) -> jax.Array:
       pair = (operand, codes) if side == 0 else (codes, operand)
@@ -275,8 +288,7 @@ def _backward(
     # Only its type matters: XLA never sees the zeros.
     example, _ = shards.varying_alike((jnp.zeros(like.shape, dtype), g))
     pull = jax.linear_transpose(linear, example)
-    # Both operands in one narrow dtype: a float32 one would widen the other.
-    (cotangent,) = pull(upstream.astype(dtype))
+    (cotangent,) = pull(upstream)
     return cotangent.astype(like.dtype)
 
   return transposed(0), transposed(1), None, None

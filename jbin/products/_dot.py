@@ -42,13 +42,63 @@ def _apply(
   rhs: jax.Array,
   total: Any,
 ) -> jax.Array:
-  return lax.dot_general(
+  # XLA on CPU chooses a kernel for the product, then folds transposes into it;
+  # of bfloat16 with float32 sums none is left for that, and the run fails.
+  wide = lhs.dtype == jnp.bfloat16 and total == jnp.float32
+  alone = wide and _on_cpu()
+  if alone:
+    lhs, rhs = lax.optimization_barrier((lhs, rhs))
+  y = lax.dot_general(
     lhs,
     rhs,
     dimension_numbers,
     precision=precision,
     preferred_element_type=total,
   )
+  return lax.optimization_barrier(y) if alone else y
+
+
+def _on_cpu() -> bool:
+  return jax.default_backend() == "cpu"
+
+
+def _pull(
+  dimension_numbers: Any,
+  precision: Any,
+  lhs: jax.Array,
+  g: jax.Array,
+  coded: bool,
+) -> jax.Array:
+  """The cotangent of the right operand of an `_apply` without batches, on CPU.
+
+  g^T x, transposed, in place of x^T g, as JAX has it: XLA on CPU has its best
+  kernel for a product that sums over rows on the left and columns on the right,
+  and copies the cotangent, transposed, for the other. Codes are written out
+  transposed before; of a float operand XLA makes that by itself.
+
+  Args:
+    dimension_numbers: of `_apply`.
+    precision: the same.
+    lhs: the left operand.
+    g: the cotangent of the result.
+    coded: whether `lhs` is codes.
+  """
+  (contract, summed), _ = dimension_numbers
+  free = [a for a in range(lhs.ndim) if a not in contract]
+  sizes = [lhs.shape[a] for a in contract]
+  rows = jnp.transpose(lhs, [*free, *contract])
+  columns = jnp.reshape(rows, (-1, math.prod(sizes))).T
+  if coded:
+    columns = lax.optimization_barrier(columns)
+  y = lax.dot_general(
+    jnp.reshape(g, (columns.shape[1], -1)),
+    columns,
+    (((0,), (1,)), ((), ())),
+    precision=precision,
+  )
+  y = jnp.reshape(y, (*g.shape[len(free) :], *sizes))
+  order = [*(a for a in range(y.ndim) if a not in summed), *summed]
+  return jnp.transpose(y, [order.index(axis) for axis in range(y.ndim)])
 
 
 def dot_general(
@@ -98,6 +148,10 @@ def dot_general(
     out_ndim=rows + w.ndim - len(rhs_c) - len(rhs_b),
     kind="dot",
     groups=math.prod(x.shape[a] for a in lhs_b),
+    rowwise=set(numbers[0][0]) == set(range(x.ndim)[-len(lhs_c) :]),
+    pull=None
+    if lhs_b or not _on_cpu()
+    else functools.partial(_pull, numbers, precision),
   )
   return _core.product(x, w, geometry, form=form, grad_precision=grad_precision)
 
