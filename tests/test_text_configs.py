@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -76,6 +77,13 @@ def test_bibert_has_the_papers_recipe(config, task, steps, length, seed, rate):
   assert weights["hard"] == (0 if task == "stsb" else 0.5)
   assert made.start.workdir == made.task.kwargs["teacher_workdir"]
   assert made.optimizer.weight_decay == 0.01
+
+
+@pytest.mark.parametrize(("task", "kind"), [("stsb", "f"), ("mnli", "i")])
+def test_labels_without_the_data_set(config, task, kind):
+  """A single answer is a number; the cost of training needs its type."""
+  features = build.sizes(config(f"bibert_glue.py:{task},float")).features
+  assert np.dtype(features["label"].dtype).kind == kind
 
 
 def test_bibert_is_binary_but_for_the_head(config):

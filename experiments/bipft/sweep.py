@@ -29,6 +29,7 @@ TEXT = flags.DEFINE_string(
 )
 
 EVERY = {"eval_every": 0, "keep": 1}
+STEPS = 1000  # of pretraining: fewer than the config's
 # Sentences that no choice was made by.
 FINE_TUNING = {"data.eval_split": "test", "eval_batch_size": 64}
 
@@ -71,7 +72,7 @@ def rows() -> Mapping[str, launcher.Run]:
     pretraining = row.argument.startswith("pretrain")
     more = {**EVERY, "data.vocab_files": files}
     if pretraining:
-      more["data.files"] = files
+      more |= {"data.files": files, "steps": STEPS}
     else:
       more |= FINE_TUNING
     if row.low_rank is not None:

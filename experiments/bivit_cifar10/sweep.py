@@ -36,7 +36,7 @@ SMALL = {
 FLOAT = {"steps": 1500, "optimizer.learning_rate.start": 2e-3}
 # From the float net of the same seed, which is the teacher, too.
 LOW = {
-  "steps": 1000,
+  "steps": 700,
   "batch_size": 64,
   "optimizer.learning_rate.start": 1e-3,
   "start.workdir": "{after}",

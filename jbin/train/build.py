@@ -302,7 +302,10 @@ def sizes(config: config_lib.Config) -> making.Sizes:
     features = data.text_features(config.length)
     for name in call_task(config).targets:
       shape = (config.length,) if name == "targets" else ()
-      features[name] = data.Feature(shape, np.int32)
+      # One answer is a number, which is regressed.
+      number = name == "label" and config.model.kwargs.get("num_classes") == 1
+      kind = np.float32 if number else np.int32
+      features[name] = data.Feature(shape, kind)
     offers = {"max_length": config.length}
     return making.ByConfig("config", features, offers)
   return dataset(config)

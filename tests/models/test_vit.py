@@ -20,7 +20,10 @@ SMALL = {
   "num_classes": 5,
 }
 SIZES = {"deit_t": 5_717_416, "deit_s": 22_050_664, "deit_b": 86_567_656}
-IMAGES = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
+IMAGES, IMAGES_14 = (
+  np.random.default_rng(0).normal(size=(2, s, s, 3)).astype(np.float32)
+  for s in (6, 14)
+)
 
 
 def _make(seed=0, **options):
@@ -148,32 +151,54 @@ def test_rules_reach_every_linear_map_and_both_products_of_attention(mlp):
   assert macs == {**binary, (32, 32): rest}
 
 
-def test_a_binary_one_trains_in_bfloat16():
-  model = _make(dtype=jnp.bfloat16, drop_path=0.2, dropout=0.1)
-  low = jbin.quantize(model, jbin.convert.REGISTRY.get("bivit")(mlp="w1a1"))
+def test_a_binary_one_of_197_tokens_trains_in_bfloat16_as_one_program():
+  """From float MLPs to binary ones, all gradients finite and there."""
+  model = _make(
+    dtype=jnp.bfloat16,
+    drop_path=0.2,
+    dropout=0.1,
+    image_size=14,
+    patch=1,
+    features=32,
+    depth=2,
+  )
+  rules = jbin.convert.REGISTRY.get("bivit")(mlp="w1a1", mlp_start=0.5)
+  low = jbin.quantize(model, rules)
   graph, params, rest = nnx.split(low, nnx.Param, ...)
+  images = jnp.asarray(IMAGES_14)
+  assert low(images, taps=True).hidden.shape[2] == 197
 
-  @jax.jit
-  def step(params, rest):
+  @programs.Jit
+  def step(params, rest, progress):
+    rest = jbin.schedules.set_progress(rest, progress)
+
     def loss(params):
       net = nnx.merge(graph, params, rest, copy=True)
-      logits = net(jnp.asarray(IMAGES)).astype(jnp.float32)
-      return -jax.nn.log_softmax(logits)[:, 0].mean()
+      logits = net(images)
+      assert logits.dtype == jnp.bfloat16
+      logits = logits.astype(jnp.float32)
+      new = nnx.split(net, nnx.Param, ...)[2]
+      return -jax.nn.log_softmax(logits)[:, 0].mean(), new
 
-    return jax.value_and_grad(loss)(params)
+    (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    params = jax.tree.map(lambda w, g: w - 1e-3 * g, params, gradients)
+    return params, rest, value, gradients
 
-  value, gradients = step(params, rest)
-  assert np.isfinite(value)
-  found = dict(nnx.to_flat_state(gradients))
-  for path, gradient in found.items():
-    assert np.isfinite(np.asarray(gradient[...], np.float32)).all(), path
-  for path in (
+  some = (
     ("positions",),
     ("blocks", "attn", "value", "kernel"),
     ("blocks", "mlp", "fc1", "kernel"),
     ("blocks", "mlp", "fc1", "kernel_quantizer", "learned", "alpha"),
-  ):
-    assert np.asarray(found[path][...]).any(), path
+  )
+  for progress in (0.0, 0.49, 0.5, 1.0):
+    params, rest, value, gradients = step(params, rest, jnp.float32(progress))
+    assert np.isfinite(value)
+    found = dict(nnx.to_flat_state(gradients))
+    for path, gradient in found.items():
+      assert np.isfinite(np.asarray(gradient[...], np.float32)).all(), path
+    for path in some if progress >= 0.5 else some[:3]:
+      assert np.asarray(found[path][...]).any(), path
+  assert step.traces == 1
 
 
 # --- Training -----------------------------------------------------------------
