@@ -55,6 +55,7 @@ class Dataset:
     read_train: reads training examples.
     read_eval: reads evaluation examples; always called without draws.
     draws: how many random numbers the augmentation of one example takes.
+    vocabulary: gives what texts' ids depend on, as a digest; None: no texts.
   """
 
   name: str
@@ -65,6 +66,9 @@ class Dataset:
   read_train: Reader = dataclasses.field(repr=False)
   read_eval: Reader = dataclasses.field(repr=False)
   draws: int = 0
+  vocabulary: Callable[[], str] | None = dataclasses.field(
+    default=None, repr=False
+  )
 
   @property
   def num_classes(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 import re
@@ -34,11 +35,13 @@ class Tokenizer:
     size: ids are 0 to size - 1.
     special: the ids of "pad", "unk", "cls", "sep" and "mask", as far as there
       are such.
+    digest: of what makes the ids: another one, other ids.
     encode_some: the ids of some texts, without special tokens.
   """
 
   size: int
   special: Mapping[str, int]
+  digest: str
   encode_some: Callable[[Sequence[str]], list[list[int]]]
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -117,7 +120,7 @@ def _bytes() -> Tokenizer:
   def encode(texts: Sequence[str]) -> list[list[int]]:
     return [[b + len(special) for b in text.encode()] for text in texts]
 
-  return Tokenizer(256 + len(special), special, encode)
+  return Tokenizer(256 + len(special), special, "bytes", encode)
 
 
 def wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -176,7 +179,10 @@ def of_pieces(pieces: Sequence[str]) -> Tokenizer:
   )
   made = tokenizers.Tokenizer(model)
   made.normalizer, made.pre_tokenizer = _wordpiece.parts(lowercase=not cased)
-  return Tokenizer(len(pieces), special, functools.partial(_encode, made))
+  digest = _digest(made.to_str())
+  return Tokenizer(
+    len(pieces), special, digest, functools.partial(_encode, made)
+  )
 
 
 def read(name: str) -> Tokenizer:
@@ -256,8 +262,15 @@ def _of_json(path: pathlib.Path) -> Tokenizer:
   made.no_padding()
   special = _special(made.get_vocab())
   return Tokenizer(
-    made.get_vocab_size(), special, functools.partial(_encode, made)
+    made.get_vocab_size(),
+    special,
+    _digest(made.to_str()),
+    functools.partial(_encode, made),
   )
+
+
+def _digest(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _special(ids: Mapping[str, int]) -> dict[str, int]:

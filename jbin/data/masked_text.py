@@ -128,6 +128,7 @@ def masked_text(
     num_eval=len(readers[1].chunks),
     read_train=readers[0],
     read_eval=readers[1],
+    vocabulary=lambda: vocabulary.tokenizer.get().digest,
     draws=readers[0].draws,
   )
 

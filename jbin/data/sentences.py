@@ -103,6 +103,7 @@ def sentences(
     num_eval=splits[1].size,
     read_train=readers[0],
     read_eval=readers[1],
+    vocabulary=lambda: vocabulary.tokenizer.get().digest,
   )
 
 

@@ -9,7 +9,7 @@ from jbin.tasks._base import (
   TeacherSource,
   inputs,
 )
-from jbin.tasks._figures import summary
+from jbin.tasks._figures import merge, summary
 from jbin.tasks._matching import (
   direction_distance,
   hidden_loss,
@@ -36,6 +36,7 @@ __all__ = [
   "hidden_loss",
   "inputs",
   "masked_lm",
+  "merge",
   "scores_loss",
   "similarity",
   "similarity_loss",

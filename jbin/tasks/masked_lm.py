@@ -19,8 +19,8 @@ def masked_lm(
   teacher_workdir: str = "",
   teacher: Mapping[str, Any] | None = None,
   teacher_weights: str = "",
-  soft_weight: schedules.Hyper = 1.0,
-  hidden_weight: schedules.Hyper = 1.0,
+  soft_weight: schedules.Hyper | None = None,
+  hidden_weight: schedules.Hyper | None = None,
 ) -> MaskedLM:
   """Cross entropy of hidden words, and of whether a text follows another.
 
@@ -42,27 +42,33 @@ def masked_lm(
     teacher: the teacher's model, `{"name": ..., **arguments}`; None or empty:
       as config.json in its workdir says.
     teacher_weights: in place of a workdir, pretrained parameters of `teacher`.
-    soft_weight: with a teacher.
-    hidden_weight: with a teacher.
+    soft_weight: with a teacher; None is 1.
+    hidden_weight: the same.
 
   Reference: Devlin et al., 2019 (arXiv 1810.04805); Xing et al., 2024 (arXiv
   2312.08937). Differs from BiPFT's code in: the teacher drops nothing out.
 
   Raises:
-    errors.UserError: if a weight is below 0, or the teacher is not named in
-      one way.
+    errors.UserError: if a weight is below 0, the teacher is not named in one
+      way, there are weights without a teacher, or a teacher whose weights are
+      all 0.
   """
-  weights: dict[str, schedules.Hyper] = {
-    "next_sentence": next_sentence_weight,
-    "soft": soft_weight,
-    "hidden": hidden_weight,
-  }
-  _base.check_weights({"words": 1.0, **weights})
+  weights: dict[str, schedules.Hyper] = {"next_sentence": next_sentence_weight}
+  asked = {"soft": soft_weight, "hidden": hidden_weight}
   source = None
   if teacher_workdir or teacher_weights or teacher:
     source = _base.teacher_source(
       "masked_lm with a teacher", teacher_workdir, teacher, teacher_weights
     )
+    of_teacher = {k: 1.0 if w is None else w for k, w in asked.items()}
+    _base.check_weights(of_teacher)
+    weights |= of_teacher
+  elif given := [name for name, weight in asked.items() if weight is not None]:
+    raise errors.UserError(
+      f"masked_lm: {given[0]}_weight is of what a teacher says, and there is"
+      " none; set task.teacher_workdir, or leave it out"
+    )
+  _base.check_weights({"words": 1.0, **weights})
   return MaskedLM(source, tuple(weights.items()))
 
 
@@ -93,9 +99,10 @@ class MaskedLM:
   ) -> tuple[jax.Array, _base.Metrics]:
     """See `Task.loss`.
 
-    Metrics: loss; "masked_lm_loss" and "masked_lm_accuracy" over the tokens
-    that are to be predicted; "next_sentence_loss", "next_sentence_accuracy";
-    with a teacher "soft_loss", "hidden_loss".
+    Metrics: loss, the mean over examples of their batches' losses;
+    "masked_lm_loss" and "masked_lm_accuracy", means over the tokens that are to
+    be predicted; "next_sentence_loss", "next_sentence_accuracy"; with a teacher
+    "soft_loss", "hidden_loss".
 
     Raises:
       errors.UserError: for a model without a masked-LM head, a batch without

@@ -287,13 +287,16 @@ def abstract_model(
 def sizes(config: config_lib.Config) -> making.Sizes:
   """What the model is made for: by the config's sizes, else by the data.
 
-  With `image_size` or `length` nothing needs to be there but the model.
+  With `image_size` or `length` nothing needs to be there but the model, if that
+  says how many classes and words it has.
 
   Raises:
     errors.UserError: if the data is needed and cannot be made.
   """
   from jbin import data
 
+  if _left_to_data(config.model):
+    return dataset(config)
   if config.image_size:
     shape = (config.image_size, config.image_size, _channels(config.model))
     offers = {"image_size": config.image_size}
@@ -311,10 +314,20 @@ def sizes(config: config_lib.Config) -> making.Sizes:
   return dataset(config)
 
 
-def _channels(model: config_lib.Named) -> int:
-  """Channels of the model's input, as its arguments say."""
+def _takes(model: config_lib.Named) -> Mapping[str, inspect.Parameter]:
   from jbin import models
 
-  takes = inspect.signature(models.REGISTRY.get(model.name)).parameters
+  return inspect.signature(models.REGISTRY.get(model.name)).parameters
+
+
+def _left_to_data(model: config_lib.Named) -> bool:
+  """Whether the model has as many classes or words as the data."""
+  sizes = {"num_classes", "vocab_size"} & {*_takes(model)}
+  return bool(sizes - {*model.kwargs})
+
+
+def _channels(model: config_lib.Named) -> int:
+  """Channels of the model's input, as its arguments say."""
+  takes = _takes(model)
   default = takes["in_features"].default if "in_features" in takes else 3
   return int(model.kwargs.get("in_features", default))

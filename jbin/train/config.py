@@ -95,6 +95,8 @@ class Start:
   # Pretrained ones: a .safetensors file, a folder or a name of the hub.
   fresh: str = ""
   # Regular expression of paths that start anew, or stay behind ("head/.*").
+  resize: bool = False
+  # Whether pretrained tables of positions are made to fit other images.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,13 +208,18 @@ def differences(mine: Config, other: Mapping[str, Any]) -> list[str]:
 
   Args:
     mine: the config of now.
-    other: what `to_mapping` made of the earlier one.
+    other: what `to_mapping` made of the earlier one. Keys that its version of
+      jbin did not have are at their defaults; those that this one has not are
+      differences.
 
   Returns:
     "key: earlier -> now" for each key that differs and may not.
   """
   now = _flat(to_mapping(mine))
-  was = _flat(_plain(other))
+  try:
+    was = _flat(to_mapping(from_mapping(other)))
+  except errors.UserError:
+    was = _flat(_plain(other))
   return [
     f"{key}: {was.get(key, 'unset')!r} -> {now.get(key, 'unset')!r}"
     for key in sorted({*now, *was})

@@ -19,6 +19,7 @@ from jbin.train import (
   metrics,
   restore,
   sharding,
+  start,
 )
 
 # How many steps the host may be ahead of the device.
@@ -45,6 +46,7 @@ def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
   )
   info, graphdef, model = restore.restore_model(make, workdir, mesh)
   restore.check_same_model(config, info, workdir)
+  start.check_vocabulary(info, source, workdir)
   teacher = restore.load_teacher(task, source, mesh)
   put = functools.partial(sharding.put, mesh)
   sums = run(
@@ -81,7 +83,7 @@ def run(
   progress: jax.Array,
   put: Callable[..., Any],
 ) -> dict[str, tuple[float, float]]:
-  """(sum, count) of each metric over one pass, summed on the host in float64.
+  """(sum, count) of each metric over one pass; see `tasks.merge`.
 
   Padding has weight 0, so the figures are of each example exactly once.
   """
@@ -92,9 +94,4 @@ def run(
       pending.append(eval_step(state, teacher.state, batch, progress))
     if len(pending) > AHEAD:
       jax.block_until_ready(pending[-1 - AHEAD])
-  sums: dict[str, tuple[float, float]] = {}
-  for found in jax.device_get(pending):
-    for name, (total, count) in found.items():
-      before = sums.get(name, (0.0, 0.0))
-      sums[name] = (before[0] + float(total), before[1] + float(count))
-  return sums
+  return tasks.merge(jax.device_get(pending))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -47,6 +48,7 @@ class Program:
     optimizer: the optimizer.
     state: what changes from step to step, abstract.
     batch: a batch of the config's size, abstract.
+    notes: what the reader of its cost has to know.
   """
 
   model: nnx.Module
@@ -55,6 +57,7 @@ class Program:
   optimizer: optimizers.Optimizer
   state: loop.State
   batch: dict[str, jax.ShapeDtypeStruct]
+  notes: tuple[str, ...] = ()
 
   @property
   def now(self) -> loop.Now:
@@ -87,7 +90,7 @@ class Program:
       asked = restore.split(teacher_model)[1:] if teacher_model else ()
       return step(state, batch, now, asked)
 
-    return cost.training(
+    found = cost.training(
       whole,
       self.model,
       *self.state[2:],
@@ -99,6 +102,7 @@ class Program:
       donate=_DONATED,
       prefixes=_PREFIXES,
     )
+    return dataclasses.replace(found, notes=[*self.notes, *found.notes])
 
   def compile(self, mesh: Mesh) -> Any:
     """The step compiled for the devices of a mesh, as the loop compiles it."""
@@ -130,16 +134,15 @@ def of(config: config_lib.Config) -> Program:
   """The training step of a config; nothing is allocated.
 
   Raises:
-    errors.UserError: if the config makes no run, or its task's teacher has not
-      been trained.
+    errors.UserError: if the config makes no run.
   """
   model, _ = build.abstract_model(config)
   made_for = build.sizes(config)
   task = build.task(config)
   optimizer = build.optimizer(config.optimizer, model)
-  teacher_model = None
+  teacher_model, notes = None, ()
   if task.teacher is not None:
-    make = restore.teacher_maker(task.teacher, made_for)
+    make, notes = _teacher_maker(config, task.teacher, made_for)
     teacher_model = views.evaluation(nnx.eval_shape(make))
   graphdef, params, rest = restore.split(model)
   teacher = _teacher(teacher_model)
@@ -157,7 +160,27 @@ def of(config: config_lib.Config) -> Program:
     cast(Any, jax.ShapeDtypeStruct((len(names),), jnp.int32)),
   )
   batch = making.batch_of(features, config.batch_size)
-  return Program(model, teacher_model, task, optimizer, state, batch)
+  return Program(model, teacher_model, task, optimizer, state, batch, notes)
+
+
+def _teacher_maker(
+  config: config_lib.Config,
+  teacher: tasks.TeacherSource,
+  made_for: making.Sizes,
+) -> tuple[making.Maker, tuple[str, ...]]:
+  """Makes the task's teacher; if its run is not there, the model before rules.
+
+  The second is what a report has to say of that.
+  """
+  run = Path(teacher.workdir)
+  if teacher.weights or (run / "config.json").is_file():
+    return restore.teacher_maker(teacher, made_for), ()
+  named = config.model
+  if teacher.model:
+    named = config_lib.named(teacher.model, "task.teacher")
+  make = making.maker(named, dtype=config.dtype, made_for=made_for)
+  note = f"the teacher's run {run} is not here: counted as {named.name}, float"
+  return make, (note,)
 
 
 def _teacher(model: nnx.Module | None) -> restore.Teacher:

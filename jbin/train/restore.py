@@ -14,7 +14,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jbin import data, errors, tasks, views
-from jbin.train import checkpoint, config as config_lib, making, sharding
+from jbin.train import (
+  checkpoint,
+  config as config_lib,
+  making,
+  sharding,
+  start,
+)
 
 
 class Teacher(NamedTuple):
@@ -55,7 +61,9 @@ def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
     )
     graphdef, state = split(written)[0], create(values)
   else:
-    _, graphdef, state = restore_model(make, Path(task.teacher.workdir), mesh)
+    workdir = Path(task.teacher.workdir)
+    info, graphdef, state = restore_model(make, workdir, mesh)
+    start.check_vocabulary(info, source, workdir)
   viewed = views.evaluation(nnx.merge(graphdef, *state))
   graphdef, *rest = split(viewed)
   return Teacher(graphdef, tuple(rest))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jbin import errors, nn, schedules
+from jbin import data, errors, nn, schedules
 from jbin.train import config as config_lib
 
 _SHOWN = 5  # paths in an error
@@ -44,6 +44,8 @@ def load(
   settings: config_lib.Start,
   written: nnx.Module,
   model: nnx.Module,
+  source: data.Dataset,
+  say: Callable[[str], None],
 ) -> dict[str, np.ndarray]:
   """The values by path; empty if the config names no source.
 
@@ -55,38 +57,92 @@ def load(
     settings: where they come from.
     written: the model before rules, abstract.
     model: the same after them.
+    source: the data, whose words have to be those that the run learned.
+    say: is told of the step that a run is at.
 
   Raises:
     errors.UserError: if there is no such source, or it does not fit: the
-      message names what is missing, what is left over, and shapes.
+      message names what is missing, what is left over, and shapes; or if
+      `fresh` names nothing, or all.
   """
   fresh = (settings.fresh,) if settings.fresh else ()
   if settings.weights:
     from jbin import pretrained
 
-    return pretrained.load(settings.weights, written, fresh=fresh)
+    return pretrained.load(
+      settings.weights, written, fresh=fresh, resize=settings.resize
+    )
   if not settings.workdir:
     return {}
-  learned, measured = of_run(Path(settings.workdir))
+  learned, measured, info = of_run(Path(settings.workdir))
+  done, steps = info["step"], info["config"]["steps"]
+  say(f"starts from step {done} of {steps} of {settings.workdir}")
+  check_vocabulary(info, source, settings.workdir)
   wanted = dict(variables(model))
   # Of what is not learned a model takes what it has: random streams are not.
   found = learned | {p: x for p, x in measured.items() if p in wanted}
   adapt: Callable[..., Any] | None = getattr(written, "adapt", None)
   if adapt is not None:
     found = dict(adapt(found))
-  found = {
+  kept = {
     path: value
     for path, value in found.items()
     if not any(re.fullmatch(pattern, path) for pattern in fresh)
   }
-  _check(settings, found, written, model)
-  return found
+  _check_fresh(settings, {*found} | {*wanted}, kept)
+  _check(settings, kept, written, model)
+  return kept
+
+
+def check_vocabulary(
+  info: Mapping[str, Any], source: data.Dataset, workdir: str | Path
+) -> None:
+  """Raises if a run's words had other numbers than those of the data.
+
+  Args:
+    info: what a checkpoint says; those without texts say nothing.
+    source: the data.
+    workdir: of the run, for the message.
+
+  Raises:
+    errors.UserError: if so.
+  """
+  was = info.get("vocabulary")
+  if was and source.vocabulary is not None and source.vocabulary() != was:
+    raise errors.UserError(
+      f"{workdir} learned another vocabulary than data '{source.name}' has: the"
+      " same number is another word; give both the same texts to learn it from"
+      " (data.vocab_files) or the same data.tokenizer"
+    )
+
+
+def _check_fresh(
+  settings: config_lib.Start, paths: set[str], kept: Mapping[str, Any]
+) -> None:
+  """Raises if `start.fresh` names no path, or nothing is left beside it."""
+  if not settings.fresh:
+    return
+  key = f"config key 'start.fresh': {settings.fresh!r}"
+  if not any(re.fullmatch(settings.fresh, path) for path in paths):
+    near = difflib.get_close_matches(settings.fresh, sorted(paths), n=3)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    raise errors.UserError(
+      f"{key} matches no path of the model nor of {settings.workdir}{hint};"
+      " it is a regular expression of whole paths, such as head/.*"
+    )
+  if not kept:
+    raise errors.UserError(
+      f"{key} leaves nothing of {settings.workdir} to start from; name less, or"
+      " leave start.workdir out"
+    )
 
 
 def of_run(
   workdir: Path,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Mapping[str, Any]]:
   """What the model of a run has learned, and its other state, by path.
+
+  The third is what the checkpoint says of itself.
 
   Raises:
     errors.UserError: if it has no checkpoint.
@@ -117,7 +173,7 @@ def of_run(
   for key, array in jax.device_get(found[1]["model"]).items():
     group, _, path = key.partition(".")  # of params.blocks.0.kernel
     groups[group][path.replace(".", "/")] = array
-  return groups["params"], groups["rest"]
+  return groups["params"], groups["rest"], found[0]
 
 
 def _abstract(text: str, where: Any) -> jax.ShapeDtypeStruct:

@@ -197,6 +197,7 @@ def check_texts(data):
   for batch in (batches(data, 1, 16, 0)[0], real_rows(data)):
     tokens, kept = batch["tokens"], batch["token_mask"]
     assert data.offers["max_length"] == tokens.shape[1]
+    assert data.vocabulary()
     assert tokens.min() >= 0
     assert tokens.max() < data.offers["vocab_size"]
     assert set(np.unique(kept)) <= {0, 1}

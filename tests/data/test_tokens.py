@@ -58,7 +58,7 @@ def test_the_same_words_give_the_same_vocabulary(tmp_path):
   program = (
     "import sys; from jbin.data import _tokens;"
     "t = _tokens.wordpiece(sys.argv[1:], 60);"
-    "print(t.encode(sys.argv[1:]))"
+    "print(t.digest, t.encode(sys.argv[1:]))"
   )
   runs = []
   for seed, folder in (("1", ""), ("2", str(tmp_path)), ("3", str(tmp_path))):
@@ -78,7 +78,10 @@ def test_the_same_words_give_the_same_vocabulary(tmp_path):
   assert tuple(kept[0].read_text("utf-8").splitlines()) == learned(TEXT, 60)
   # A folder that names itself a tokenizer.
   again = _tokens.read(str(kept[0].parent))
-  assert again.encode(TEXT) == _tokens.wordpiece(TEXT, 60).encode(TEXT)
+  same = _tokens.wordpiece(TEXT, 60)
+  assert again.encode(TEXT) == same.encode(TEXT)
+  assert again.digest == same.digest
+  assert _tokens.wordpiece([*TEXT, "zebra"], 60).digest != same.digest
 
 
 def test_rare_characters_are_unknown(monkeypatch):

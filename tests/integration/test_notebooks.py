@@ -66,6 +66,55 @@ def _check_01(left, full):
   assert 20_000 < left["len(page)"] < 1_000_000
 
 
+def _check_02(left, full):
+  assert left["len(compilations)"] == 3
+  assert left["list(float_levels.values())"] == 2 * [64, 64, 64, 64, 64, 128]
+  assert left["list(low_levels.values())"] == 12 * [2]
+  # By hand: 36 tokens of 64 features; patches and head, and of two blocks the
+  # four projections and two products of tokens, and the MLPs of 128.
+  ends = 36 * 4 * 64 + 64 * 10
+  attention = 2 * (4 * 36 * 64 * 64 + 2 * 36 * 36 * 64)
+  mlps = 2 * 2 * 36 * 64 * 128
+  wide = 32
+  low = [ends * wide**2 + attention + mlps, ends + (attention + mlps) / 64]
+  assert left["[[c.ace, c.total('biv_ops')] for c in costs.values()]"] == [
+    [(ends + attention + mlps) * wide**2, ends + attention + mlps],
+    [
+      ends * wide**2 + attention + mlps * wide,
+      ends + attention / 64 + mlps / 2,
+    ],
+    low,
+    low,
+  ]
+  end_weights = 4 * 64 + 640
+  body_weights = 2 * (4 * 64 * 64 + 2 * 64 * 128)
+  at_rest = 4 * end_weights + body_weights // 8
+  assert left["[c.weight_bytes for c in costs.values()]"] == [
+    4 * (end_weights + body_weights),
+    *3 * [at_rest],
+  ]
+  # No scale is better than the best one, and no code than the best.
+  errors, least = left["errors"], left["errors"]["best"] * (1 - 1e-4)
+  assert least > 0
+  assert least <= errors["sab, scaled"] < errors["sab"]
+  assert least <= errors["bool, scaled"] < errors["bool"]
+  assert least <= errors["descent"]
+  assert 0 < left["float(p.min())"] < 1e-3
+  assert left["differences"] == {"sab": 0, "bool": 0}
+  # SAB has a 1 in each row.
+  assert left["float(sab_maps.sum(-1).min())"] >= 1
+  for ones, of_p, overlap in left["list(agreements.values())"]:
+    assert 0 < ones < 1
+    assert 0 < of_p < 1
+    assert 0 < overlap <= 1
+  assert left["list(agreements.values())"][-1][-1] == 1
+  if full:
+    assert left["float_accuracy"] > 0.94
+    assert min(left["sab_accuracy"], left["bool_accuracy"]) > 0.70
+    assert errors["sab, scaled"] < errors["bool, scaled"]
+    assert errors["descent"] < errors["sab, scaled"]
+
+
 CHECKS = {
   "00_how_to_think_in_jbin": (
     {"STEPS": 120},
@@ -108,6 +157,25 @@ CHECKS = {
       "len(page)",
     ),
     _check_01,
+  ),
+  "02_binary_vit": (
+    {"FLOAT_STEPS": 20, "STEPS": 6},
+    (
+      "len(compilations)",
+      "list(float_levels.values())",
+      "list(low_levels.values())",
+      "[[c.ace, c.total('biv_ops')] for c in costs.values()]",
+      "[c.weight_bytes for c in costs.values()]",
+      "errors",
+      "float(p.min())",
+      "differences",
+      "float(sab_maps.sum(-1).min())",
+      "list(agreements.values())",
+      "float_accuracy",
+      "sab_accuracy",
+      "bool_accuracy",
+    ),
+    _check_02,
   ),
 }
 

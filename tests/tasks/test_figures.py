@@ -12,7 +12,7 @@ from jbin.train import metrics
 
 def _means(task, logits, labels, parts=3):
   """Of batches of unlike sizes, as the loop adds them up; the last padded."""
-  sums = {}
+  batches = []
   edges = np.linspace(0, len(labels), parts + 1).astype(int)
   for i, j in itertools.pairwise(edges):
     batch = {"image": logits[i:j], "label": labels[i:j]}
@@ -21,10 +21,8 @@ def _means(task, logits, labels, parts=3):
       batch["mask"] = np.arange(len(batch["label"])) < j - i
     batch = {name: jnp.asarray(x) for name, x in batch.items()}
     _, found = task.loss(lambda x: x, batch)
-    for name, pair in found.items():
-      old = sums.get(name, (0.0, 0.0))
-      sums[name] = tuple(a + float(b) for a, b in zip(old, pair, strict=True))
-  return metrics.means(sums)
+    batches.append(found)
+  return metrics.means(tasks.merge(batches))
 
 
 @pytest.mark.parametrize("positive", [0.5, 0.9])
@@ -43,10 +41,13 @@ def test_matthews_and_f1_of_two_classes(positive):
   assert set(found) == {"loss", "accuracy", "f1", "matthews"}
 
 
-def test_pearson_of_a_regression():
+@pytest.mark.parametrize(("center", "spread"), [(0.0, 1.0), (2.7, 3e-4)])
+def test_pearson_of_a_regression(center, spread):
+  """Of a net, too, whose answers hardly vary: squares in float32 would not."""
   rng = np.random.default_rng(0)
   labels = rng.uniform(0, 5, 60).astype(np.float32)
-  logits = (labels + rng.normal(size=60)).astype(np.float32)[:, None]
+  noisy = labels + rng.normal(size=60)
+  logits = (center + spread * noisy).astype(np.float32)[:, None]
   found = _means(tasks.classification(), logits, labels)
   want = np.corrcoef(logits[:, 0], labels)[0, 1]
   np.testing.assert_allclose(found["pearson"], want, rtol=1e-4)
@@ -59,6 +60,9 @@ def test_what_is_nought_by_nought_is_nought():
   same = np.zeros(4, np.int32)
   found = _means(tasks.classification(), np.eye(2)[same], same, 2)
   assert found["f1"] == found["matthews"] == 0.0
+  scores = np.eye(2)[np.zeros(60, int)]
+  found = _means(tasks.classification(), scores, np.arange(60) % 7 // 6)
+  assert found["matthews"] == 0.0
   found = _means(tasks.classification(), np.ones((4, 1)), np.ones(4), 2)
   assert found["pearson"] == 0.0
   assert tasks.summary({"loss": 1.0, "true_positive": 0.5}) == {"loss": 1.0}

@@ -125,8 +125,17 @@ def test_errors():
     tasks.masked_lm(teacher_workdir="run", teacher_weights="bert")
   with pytest.raises(errors.UserError, match=r"set task\.teacher, such"):
     tasks.masked_lm(teacher_weights="bert")
-  with pytest.raises(errors.UserError, match="soft_weight is -1; it must"):
-    tasks.masked_lm(soft_weight=-1)
+  for name, weights in (
+    ("soft_weight is -1; it must", {"teacher_workdir": "r", "soft_weight": -1}),
+    ("next_sentence_weight is -1", {"next_sentence_weight": -1}),
+    ("and there is none", {"soft_weight": 1.0}),
+    (
+      "every weight is 0: soft_weight, hidden",
+      {"teacher_workdir": "r", "soft_weight": 0.0, "hidden_weight": 0.0},
+    ),
+  ):
+    with pytest.raises(errors.UserError, match=name):
+      tasks.masked_lm(**weights)
 
 
 def test_gradients_reach_every_head():

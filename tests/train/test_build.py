@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jbin import errors, registry, schedules
-from jbin.train import build, config as config_lib, making
+from jbin.train import build, config as config_lib, making, program
 from tests import programs
 
 TOYS = registry.Registry("toy")
@@ -124,5 +124,23 @@ def test_cost_report_counts_the_model(tiny_config):
 
 
 def test_cost_report_reads_no_data_when_the_size_is_set(tiny_config):
-  config = tiny_config(data={"name": "nowhere"}, image_size=8)
+  """But for the classes, if the model leaves these to it."""
+  given = {"data": {"name": "nowhere"}, "image_size": 8}
+  with pytest.raises(errors.UserError, match="nowhere"):
+    build.cost_report(tiny_config(**given))
+  config = tiny_config(model={"name": "tiny", "num_classes": 10}, **given)
   assert build.cost_report(config).to_json()["model"] == "tiny"
+
+
+def test_a_step_costs_what_it_costs_before_its_teacher_is_trained(tiny_config):
+  task = {"name": "distillation", "teacher_workdir": "/nowhere"}
+  made = program.of(tiny_config(task=task))
+  assert made.notes == (
+    "the teacher's run /nowhere is not here: counted as tiny, float",
+  )
+  taught = made.report("tiny").macs
+  alone = program.of(tiny_config(task={"name": "classification"}))
+  assert not alone.notes
+  forward = sum(build.cost_report(tiny_config()).macs.values())
+  more = sum(taught.values()) - sum(alone.report("tiny").macs.values())
+  assert more == forward * tiny_config().batch_size

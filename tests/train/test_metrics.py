@@ -46,8 +46,8 @@ def test_means_put_the_loss_first():
 
 
 def test_correlations_are_in_place_of_their_parts():
-  names = ("true_positive", "false_positive", "false_negative")
-  sums = {"loss": (2.0, 4.0), **dict.fromkeys(names, (1.0, 4.0))}
+  kinds = ("true_positive", "false_positive", "false_negative", "true_negative")
+  sums = {"loss": (2.0, 4.0), **dict.fromkeys(kinds, (1.0, 4.0))}
   assert metrics.means(sums) == {"loss": 0.5, "f1": 0.5, "matthews": 0.0}
 
 

@@ -1,12 +1,14 @@
 """Runs that start from the parameters of another."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from jbin import errors, models, pretrained
+from jbin import data, errors, models, pretrained
 from jbin.train import build, loop, making, restore, sharding, start
 
 STILL = {"name": "sgd", "learning_rate": 0.0}
@@ -87,8 +89,9 @@ def test_a_low_bit_run_starts_from_a_float_one(
     ({"model__width": 4}, r"of another shape: conv/kernel \(3, 3, 1, 8\)"),
     (
       {"start": {"workdir": "FLOAT", "fresh": "head/kernels"}},
-      None,
+      "matches no path .*; near it: head/kernel",
     ),
+    ({"start": {"workdir": "FLOAT", "fresh": ".*"}}, "leaves nothing of"),
     ({"start": {"workdir": "/nowhere"}}, "no checkpoint in"),
     ({"start": {"workdir": "a", "weights": "b"}}, "both set"),
     ({"start": {"fresh": "a"}}, "start from nothing"),
@@ -101,9 +104,6 @@ def test_what_does_not_fit_is_named(
   changes = {"start": {"workdir": "FLOAT"}, **changes}
   if changes["start"].get("workdir") == "FLOAT":
     changes["start"] = {**changes["start"], "workdir": str(trained)}
-  if message is None:
-    loop.run(changed_config(steps=1, **changes), tmp_path)
-    return
   with pytest.raises(errors.UserError, match=message):
     loop.run(changed_config(steps=1, **changes), tmp_path)
 
@@ -117,7 +117,7 @@ def test_missing_and_left_over_paths_are_named(changed_config, trained):
   other = nnx.eval_shape(lambda: Other(nnx.Rngs(0)))
   settings = changed_config(start={"workdir": str(trained)}).start
   with pytest.raises(errors.UserError) as caught:
-    start.load(settings, other, other)
+    start.load(settings, other, other, data.digits(), print)
   text = str(caught.value)
   assert "missing there: heads/bias, heads/kernel" in text
   assert "of no use here: head/bias, head/kernel, norm/bias" in text
@@ -125,8 +125,19 @@ def test_missing_and_left_over_paths_are_named(changed_config, trained):
   fits = changed_config(
     start={"workdir": str(trained), "fresh": "heads?/.*|norm/.*"}
   )
-  found = start.load(fits.start, other, other)
+  found = start.load(fits.start, other, other, data.digits(), print)
   assert set(found) == {"conv/kernel"}
+
+
+def test_words_have_to_be_those_that_a_run_learned():
+  """Rows of a table as many as before say nothing of that."""
+  images = data.digits()
+  texts = dataclasses.replace(images, vocabulary=lambda: "a")
+  for said in ({"vocabulary": "a"}, {"vocabulary": ""}, {}):
+    start.check_vocabulary(said, texts, "run")
+  start.check_vocabulary({"vocabulary": "b"}, images, "run")
+  with pytest.raises(errors.UserError, match="run learned another vocabulary"):
+    start.check_vocabulary({"vocabulary": "b"}, texts, "run")
 
 
 def test_a_model_may_adapt_what_it_starts_from(changed_config, trained):
@@ -140,7 +151,7 @@ def test_a_model_may_adapt_what_it_starts_from(changed_config, trained):
 
   other = nnx.eval_shape(lambda: Other(nnx.Rngs(0)))
   settings = changed_config(start={"workdir": str(trained)}).start
-  found = start.load(settings, other, other)
+  found = start.load(settings, other, other, data.digits(), print)
   made = jax.jit(
     lambda values: nnx.state(start.put(Other(nnx.Rngs(0)), values))
   )(found)
