@@ -36,8 +36,8 @@ SMALL = {
   "keep": 1,
   "mesh.data": 1,
 }
-FIRST = {"steps": 500, "optimizer.learning_rate.start": 2e-3}
-AFTER = {"steps": 150, "start.workdir": "{after}"}
+FIRST = {"steps": 400, "optimizer.learning_rate.start": 2e-3}
+AFTER = {"steps": 120, "start.workdir": "{after}"}
 
 
 class Row(NamedTuple):
