@@ -62,8 +62,9 @@ SMALL = {
   "max_length": 64,
 }
 BASE = {"name": "bert_base", "vocab_size": 30522, "max_length": 512}
-# The residual terms and the pooler's norm are of the binary nets alone.
-NEW = r".*/residual/.*|pooler_norm/.*"
+# The residual terms, the pooler's norm and the token head's ReLU are of the
+# binary nets alone.
+NEW = r".*/residual/.*|pooler_norm/.*|token_activation"
 
 
 # The heads of the pretraining stay behind, the classifier is new.

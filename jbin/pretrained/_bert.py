@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from jbin import errors
-from jbin.pretrained import _config, _layers, _table
+from jbin.pretrained import _config, _layers, _resize, _settings, _table
 
 _LAYER = "bert.encoder.layer.{n}"
 _BODY = (
@@ -36,17 +36,18 @@ _HEADS = (
   *_layers.linear("head", "cls.seq_relationship"),
 )
 
+# Of each token, of pairs of texts, of places in a text.
+_OTHERS = {
+  "BertForTokenClassification": r"classifier\..*",
+  "BertForMultipleChoice": r"classifier\..*",
+  "BertForQuestionAnswering": r"qa_outputs\..*",
+}
+
 
 def _written(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
-  head = model.token_head
-  if model.pooler_norm is not None or (head and head.activation != "gelu"):
-    raise errors.UserError(
-      "transformers has no BERT with BiPFT's pooler or a masked-LM head of"
-      " another activation than gelu"
-    )
   classes = shapes.get("head/bias", (0,))[-1]
   kinds = {0: "BertModel", classes or 2: "BertForSequenceClassification"}
-  if head is not None:
+  if model.token_head is not None:
     kinds = {0: "BertForMaskedLM", 2: "BertForPreTraining"}
   if classes not in kinds:
     raise errors.UserError(
@@ -97,23 +98,45 @@ def _arguments(
     "eps": config.get("layer_norm_eps", 1e-12),
     "padding_id": config.get("pad_token_id", 0),
     "pretraining": "cls.predictions.bias" in names,
+    "token_activation": "gelu",
     "dropout": 0.0,
   }
 
 
-def _family(*heads: _table.Row, **kwargs: Any) -> _table.Family:
+def _unseen(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
+  paths = {}
+  if "words/embedding" in shapes:
+    paths["padding_id"] = "padding_id"
+  if "token_head/dense/kernel" in shapes:
+    paths["token_activation"] = "token_head/activation"
+  return {
+    **_table.axis(shapes, "heads", _QUERY, 2),
+    **_settings.eps(model, shapes),
+    **_settings.attributes(model, **paths),
+  }
+
+
+def _family(*rows: _table.Row, **kwargs: Any) -> _table.Family:
   return _table.Family(
-    rows=(*_BODY, *heads),
+    rows=(*_BODY, *rows),
     types=("bert",),
     config=_written,
     arguments=_arguments,
-    unseen=(("heads", _QUERY, 2),),
+    unseen=_unseen,
     spellings=(
       (r"\.gamma$", ".weight"),
       (r"\.beta$", ".bias"),
       (r"^(embeddings|encoder|pooler)\.", r"bert.\1."),
     ),
     ignored=(r"bert\.embeddings\.(position|token_type)_ids",),
+    absent=(
+      (
+        r"layers/attn/residual/.*",
+        "Hugging Face's have no low-rank residuals (low_rank)",
+      ),
+      (r"pooler_norm/.*", "Hugging Face's have no such norm (pooler_residual)"),
+    ),
+    positions={"positions/embedding": _resize.FIRST},
     **kwargs,
   )
 
@@ -121,7 +144,8 @@ def _family(*heads: _table.Row, **kwargs: Any) -> _table.Family:
 @_table.REGISTRY.register
 def bert() -> _table.Family:
   """BERT of transformers: a classifier, or none."""
-  return _family(*_layers.linear("head", "classifier"))
+  heads = {**_OTHERS, "BertForNextSentencePrediction": r"cls\..*"}
+  return _family(*_layers.linear("head", "classifier"), heads=heads)
 
 
 @_table.REGISTRY.register
@@ -134,4 +158,4 @@ def bert_pretraining() -> _table.Family:
     ),
     (f"{_PREDICTIONS}.decoder.bias", f"{_PREDICTIONS}.bias"),
   )
-  return _family(*_HEADS, copies=copies)
+  return _family(*_HEADS, copies=copies, heads=_OTHERS)

@@ -2,58 +2,96 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jbin.pretrained import _source, _table
+from jbin.pretrained import _axes, _cure, _source, _table
 
 _SHOWN = 8  # lines of a kind
 _READ = ("F32", "F16", "BF16")
+_FRESH = (
+  "fresh=... has regular expressions of what starts as the model has it, or is"
+  " left in the checkpoint: our paths, its names, arguments"
+)
 
 Line = tuple[str, str]  # a name, and what is to say of it
 
 
-def faults(
-  pieces: Sequence[_table.Piece],
-  found: Mapping[str, _source.Tensor],
-  unexpected: Sequence[str],
-  unknown: Mapping[str, Sequence[int]],
-  arguments: Mapping[str, tuple[Any, Any]],
-  idle: Sequence[str],
-) -> str:
-  """All of them, line by line; empty if there is none.
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A model and a checkpoint, and what is known of them.
 
-  Args:
-    pieces: what the model needs.
-    found: the checkpoint's tensors by name.
+  Attributes:
+    shapes: of all parameters, by path.
+    wanted: what those that are not fresh are made of; nothing, where the
+      family's table has no row.
+    found: the checkpoint's tensors, by the table's names.
     unexpected: those that nothing needs.
-    unknown: shapes by path of what the family's table has no row for.
+    head: those of a head that does something else than ours, and whose it is.
     arguments: {name: (ours, theirs)} of those that differ.
-    idle: patterns of what is fresh that match nothing.
+    fresh: patterns of what is fresh.
+    idle: those that match nothing.
+    positions: as a family has them.
+    resize: whether such tables are made to fit.
   """
-  missing: list[Line] = []
-  others: list[Line] = []
-  for piece in pieces:
-    tensor, whole = found.get(piece.name), _shape(piece.whole)
+
+  shapes: _table.Shapes
+  wanted: Mapping[str, Sequence[_table.Piece]]
+  found: Mapping[str, _source.Tensor]
+  unexpected: Sequence[str]
+  head: tuple[str, Sequence[str]]
+  arguments: Mapping[str, tuple[Any, Any]]
+  fresh: Sequence[str]
+  idle: Sequence[str]
+  positions: Mapping[str, Any]
+  resize: bool
+
+  def fits(self, piece: _table.Piece, theirs: _axes.Shape) -> bool:
+    """Whether a table of positions of this shape can become ours."""
+    return any(
+      re.fullmatch(path, piece.path) and how.fits(theirs, piece.shape)
+      for path, how in self.positions.items()
+    )
+
+
+def faults(case: Case) -> str:
+  """All of them, line by line, and what cures them; empty if there is none."""
+  missing: dict[Line, str] = {}  # -> the path
+  others: dict[Line, str] = {}
+  longer: dict[Line, str] = {}
+  for piece in [p for pieces in case.wanted.values() for p in pieces]:
+    tensor, whole = case.found.get(piece.name), _shape(piece.whole)
     if tensor is None:
-      missing.append((piece.name, f"{whole} for {piece.path}"))
+      name = _in_file(piece.name, case.found)
+      missing[name, f"{whole} for {piece.path}"] = piece.path
     elif tensor.shape != piece.whole or tensor.dtype not in _READ:
       theirs = f"{tensor.dtype} {_shape(tensor.shape)}"
-      others.append((piece.name, f"{theirs}, {piece.path} needs {whole}"))
-  sections = {
-    "missing": dict.fromkeys(missing),
-    "unexpected": [(name, _shape(found[name].shape)) for name in unexpected],
-    f"of another shape, or type than {', '.join(_READ)}": dict.fromkeys(others),
+      line = (tensor.name, f"{theirs}, {piece.path} needs {whole}")
+      if tensor.dtype not in _READ or not case.fits(piece, tensor.shape):
+        others[line] = piece.path
+      elif not case.resize:
+        longer[line] = piece.path
+  unknown = [path for path, pieces in case.wanted.items() if not pieces]
+  unexpected = [case.found[name].name for name in case.unexpected]
+  kind, head = case.head
+  sections: dict[str, Sequence[Line]] = {
+    "missing": [*missing],
+    "unexpected": [_named(case, name) for name in case.unexpected],
+    f"of {kind}, which is another head than ours": [
+      _named(case, name) for name in head
+    ],
+    f"of another shape, or type than {', '.join(_READ)}": [*others, *longer],
     "in no such checkpoint, or of other axes": [
-      (path, _shape(shape)) for path, shape in unknown.items()
+      (path, _shape(case.shapes[path])) for path in unknown
     ],
     "arguments": [
       (name, f"ours {ours}, theirs {theirs}")
-      for name, (ours, theirs) in arguments.items()
+      for name, (ours, theirs) in case.arguments.items()
     ],
-    "fresh, but neither ours nor theirs": [(name, "") for name in idle],
+    "fresh, but neither ours nor theirs": [(name, "") for name in case.idle],
   }
   lines: list[str] = []
   for title, items in sections.items():
@@ -63,7 +101,72 @@ def faults(
       lines += [f"  {title} ({len(items)}):", *shown[:_SHOWN]]
       if len(shown) > _SHOWN:
         lines.append(f"    and {len(shown) - _SHOWN} more lines like these")
-  return "\n".join(lines)
+  if not lines:
+    return ""
+  if longer and not others:
+    lines.append("  resize=True makes tables of positions fit")
+  if case.arguments:
+    lines.append("  make the model with their arguments")
+  misread = [
+    path
+    for path, pieces in case.wanted.items()
+    for p in pieces
+    if p.name in head
+  ]
+  paths = dict.fromkeys(
+    [*missing.values(), *others.values(), *longer.values(), *unknown, *misread]
+  )
+  unread = {p.name for path in misread for p in case.wanted[path]}
+  return "\n".join([*lines, f"  {_cured(case, paths, unread)}{_FRESH}"])
+
+
+def _short(case: Case) -> bool:
+  """Whether a stack of ours has more members than theirs."""
+  for pieces in case.wanted.values():
+    if len({piece.name in case.found for piece in pieces}) > 1:
+      return True
+  return False
+
+
+def _cured(case: Case, paths: Mapping[str, Any], unread: set[str]) -> str:
+  """What to paste, and what comes between it and the explanation."""
+  if _short(case):  # to leave the others out would hardly be meant
+    return ""
+  names = [*case.unexpected, *(n for n in case.head[1] if n not in unread)]
+  pasted = _cure.fresh(
+    [pattern for pattern in case.fresh if pattern not in case.idle],
+    paths,
+    case.shapes,
+    [case.found[name].name for name in names],
+    [tensor.name for tensor in case.found.values()],
+  )
+  return f"to go on without these: {pasted}\n  " if pasted else ""
+
+
+def _named(case: Case, name: str) -> Line:
+  tensor = case.found[name]
+  return tensor.name, _shape(tensor.shape)
+
+
+def _in_file(name: str, found: Mapping[str, _source.Tensor]) -> str:
+  """A name of the table as the checkpoint would spell it.
+
+  As a tensor is spelled whose name begins as this one does, if none is spelled
+  as in the table.
+  """
+  first = name.split(".")[0] + "."
+  if any(tensor.name.startswith(first) for tensor in found.values()):
+    return name
+  for other, tensor in found.items():
+    theirs = tensor.name
+    ours, own = other.split("."), theirs.split(".")
+    while ours and own and ours[-1] == own[-1]:
+      ours.pop()
+      own.pop()
+    start = ".".join(ours)
+    if other != theirs and ours and name.startswith(f"{start}."):
+      return ".".join([*own, name.removeprefix(f"{start}.")])
+  return name
 
 
 def _together(items: Sequence[Line], near: Sequence[str]) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jbin import errors
@@ -42,6 +43,22 @@ def side(config: Config, name: str, default: int) -> int:
 def classes(config: Config) -> int:
   """Length of the logits."""
   return len(config.get("id2label") or range(config.get("num_labels", 2)))
+
+
+def ratio(hidden: Sequence[int], features: Sequence[int]) -> float | None:
+  """The least r with int(r f) == h for all pairs; None if there is none.
+
+  The quotient alone may be a unit in the last place too small, and the integer
+  then too small by one. What rounds gets the same integers.
+  """
+  least = 0.0
+  for h, f in zip(hidden, features, strict=True):
+    own = h / f
+    while own * f < h:
+      own = math.nextafter(own, math.inf)
+    least = max(least, own)
+  fits = all(int(least * f) == h for h, f in zip(hidden, features, strict=True))
+  return least if fits else None
 
 
 def labels(count: int) -> dict[str, Any]:

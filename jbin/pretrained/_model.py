@@ -18,6 +18,7 @@ def model(
   source: str | Path,
   *,
   fresh: Sequence[str] = (),
+  resize: bool = False,
   seed: int = 0,
   **overrides: Any,
 ) -> nnx.Module:
@@ -27,6 +28,7 @@ def model(
     source: a folder, a file with its config.json beside it, or a hub id; as
       for `load`.
     fresh: as for `load`.
+    resize: as for `load`, with an image_size or a max_length of one's own.
     seed: of what is fresh, and of dropout.
     **overrides: arguments of the model's factory that replace what config.json
       says, or that are not of the weights: rates of dropout are 0 if they are
@@ -51,15 +53,18 @@ def model(
       " it to pretrained.restore"
     )
   with contextlib.ExitStack() as stack:
-    names = [*_load.named(fitting[0], where, stack)]
-  name, arguments = fitting[0].arguments(where.config, names)
-  factory = models.REGISTRY.get(name)
+    tensors = _source.tensors(where, stack)
+    names = [fitting[0].canonical(tensor.name) for tensor in tensors]
+    name, arguments = _load.arguments(fitting[0], where, names)
+    factory = models.REGISTRY.get(name)
 
-  def make() -> nnx.Module:
-    return factory(**{**arguments, **overrides}, rngs=nnx.Rngs(seed))
+    def make() -> nnx.Module:
+      return factory(**{**arguments, **overrides}, rngs=nnx.Rngs(seed))
 
-  found = nnx.eval_shape(make)
-  arrays = _load.read(where, found, fresh)
+    found = nnx.eval_shape(make)
+    arrays = _load.read(
+      where, tensors, found, fresh=fresh, resize=resize, asked=overrides
+    )
   _load.put(found, arrays)
   _fill(found, make)
   return found

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from jbin import errors
-from jbin.pretrained import _config, _layers, _table
+from jbin.pretrained import _config, _layers, _resize, _settings, _table
 
 _LEVEL = "levels.{l}"
 _LAYER = f"{_LEVEL}.transformer_encoder.{{n}}"
@@ -93,7 +93,13 @@ def _arguments(
     "image_size": given.get("img_size", side),
     "in_features": given.get("in_chans", channels),
     "qkv_bias": given.get("qkv_bias", True),
+    "eps": 1e-6,
   }
+
+
+def _unseen(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
+  heads = _table.axis(shapes, "heads", _QUERY, 2)
+  return {**heads, **_settings.eps(model, shapes)}
 
 
 @_table.REGISTRY.register
@@ -104,5 +110,6 @@ def nest() -> _table.Family:
     types=_TYPES,
     config=_written,
     arguments=_arguments,
-    unseen=(("heads", _QUERY, 2),),
+    unseen=_unseen,
+    positions={r"levels/\d+/positions": _resize.SQUARES},
   )

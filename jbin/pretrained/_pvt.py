@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from jbin import errors
-from jbin.pretrained import _config, _layers, _table
+from jbin.pretrained import _config, _layers, _settings, _table
 
 _STAGE = "pvt_v2.encoder.layers.{s}"
 _BLOCK = f"{_STAGE}.blocks.{{n}}"
@@ -57,7 +57,7 @@ def _written(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
     "mlp_ratios": [a // b for a, b in zip(hidden, features, strict=True)],
     "sr_ratios": ratios,
     "patch_sizes": _table.lengths(shapes, "stages/{s}/patches/kernel", 0),
-    "strides": [stage.patches.strides[0] for stage in model.stages],
+    "strides": [*_strides(model)],
     "hidden_act": "gelu",
     "layer_norm_eps": model.stages[0].norm.epsilon,
     "num_channels": shapes["stages/0/patches/kernel"][2],
@@ -91,6 +91,20 @@ def _arguments(
   }
 
 
+def _unseen(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
+  strides = _strides(model)
+  return {
+    **_table.axis(shapes, "heads", _OUT, 1),
+    **({"strides": strides} if strides else {}),
+    **_settings.eps(model, shapes),
+  }
+
+
+def _strides(model: Any) -> tuple[Any, ...]:
+  both = _settings.of_parts(model, r"stages/\d+/patches", "strides")
+  return tuple(a if a == b else (a, b) for a, b in both)
+
+
 @_table.REGISTRY.register
 def pvt_v2() -> _table.Family:
   """PVTv2 of transformers, with spatial reduction."""
@@ -99,6 +113,6 @@ def pvt_v2() -> _table.Family:
     types=("pvt_v2",),
     config=_written,
     arguments=_arguments,
-    unseen=(("heads", _OUT, 1),),
+    unseen=_unseen,
     spellings=((r"^encoder\.", "pvt_v2.encoder."),),
   )

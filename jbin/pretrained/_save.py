@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
-from jbin import errors
-from jbin.pretrained import _axes, _source, _table
+from jbin import errors, nn
+from jbin.pretrained import _axes, _load, _settings, _source, _table
 
 
 def save(
@@ -28,32 +29,61 @@ def save(
     shard_bytes: the most of one file, unless a single tensor has more.
 
   Raises:
-    errors.UserError: if the folder has weights, or the model has parameters or
-      settings that such checkpoints do not.
+    errors.UserError: if the folder has weights, or the model has quantizers,
+      parameters or settings that such checkpoints do not.
   """
   folder = Path(path).expanduser()
   shapes = _table.shapes(model)
-  name, family = _table.family_of(shapes)
+  _refuse_low_bit(model)
+  name, family = _table.family_of(model, shapes)
   pieces = {p: family.pieces(p, shape) for p, shape in shapes.items()}
   unknown = [path for path, made_of in pieces.items() if not made_of]
   if unknown:
+    known = (why for p, why in family.absent if re.fullmatch(p, unknown[0]))
     raise errors.UserError(
       f"checkpoints of the family {name} have nothing for {unknown[0]}"
-      f" ({len(unknown)} of {len(pieces)} parameters); of a low-bit model, save"
-      " jbin.dequantize(model)"
+      f" ({len(unknown)} of {len(pieces)} parameters)"
+      f"{next((f': {why}' for why in known), '')}; save a model without them"
     )
   config = family.config(model, shapes)
+  theirs: dict[str, list[_table.Piece]] = {}
+  for made_of in pieces.values():
+    for piece in made_of:
+      theirs.setdefault(piece.name, []).append(piece)
+  written = _source.Source(str(folder), (), config)
+  own = family.unseen(model, shapes)
+  for key, (ours, read) in _load.differing(
+    family, own, written, theirs
+  ).items():
+    raise errors.UserError(
+      f"checkpoints of the family {name} cannot say {key} = {ours}, and are"
+      f" read with {read}; save a model with that"
+    )
   if folder.is_dir() and any(folder.glob("*.safetensors*")):
     raise errors.UserError(
       f"{folder} has weights already; remove them, or name another folder"
     )
   folder.mkdir(parents=True, exist_ok=True)
-  theirs: dict[str, list[_table.Piece]] = {}
-  for made_of in pieces.values():
-    for piece in made_of:
-      theirs.setdefault(piece.name, []).append(piece)
   _write(model, theirs, folder, shard_bytes)
   (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _refuse_low_bit(model: nnx.Module) -> None:
+  """Refuses a model whose weights alone would be another one."""
+  for path, part in _settings.quantizers(model):
+    raise errors.UserError(
+      f"'{path}' is a quantizer ({part.spec!r}), for which checkpoints of float"
+      " models have no place; save jbin.dequantize(model)"
+    )
+  for path, part in _settings.attentions(model):
+    how = getattr(part.normalize, "__name__", part.normalize)
+    cure = "jbin.dequantize(model)"
+    if part.normalize is not nn.raw_scores:
+      cure = "a model with softmax there"
+    raise errors.UserError(
+      f"'{path}' makes weights of scores by {how}, and the models of such"
+      f" checkpoints by softmax; save {cure}"
+    )
 
 
 def _write(

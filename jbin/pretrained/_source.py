@@ -29,6 +29,7 @@ class Source(NamedTuple):
   said: str  # by the user
   files: tuple[Path, ...]
   config: Mapping[str, Any]  # config.json; empty if there is none
+  places: Mapping[str, str] = {}  # the file of each tensor, if there are shards
 
 
 def find(source: str | Path) -> Source:
@@ -45,20 +46,46 @@ def find(source: str | Path) -> Source:
         ' .safetensors file, its folder, or a hub id ("org/name")'
       )
     path = _fetched(str(source))
-  files = _files(path) if path.is_dir() else (path,)
+  files, index = _files(path) if path.is_dir() else ((path,), {})
   if files[0].suffix != ".safetensors":
     raise errors.UserError(f"weights {source}: it is no .safetensors{_SAFE}")
   config = files[0].parent / "config.json"
-  return Source(str(source), files, _json(config) if config.is_file() else {})
+  found = _json(config) if config.is_file() else {}
+  return Source(str(source), files, found, index)
 
 
 def _json(path: Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except ValueError as error:
     raise errors.UserError(
       f"weights {path}: it is no JSON ({error}); copy it again"
     ) from error
+  if not isinstance(found, dict):
+    raise errors.UserError(
+      f"weights {path}: it holds a {type(found).__name__}, not names and their"
+      " values ({...}); copy it again"
+    )
+  return found
+
+
+def _index(path: Path) -> dict[str, str]:
+  """The file of each tensor, from an index of shards."""
+  found = _json(path).get("weight_map")
+  if not isinstance(found, dict) or not found:
+    raise errors.UserError(
+      f"weights {path}: it has no weight_map of tensors and their files; copy"
+      " it again"
+    )
+  for tensor, file in found.items():
+    plain = isinstance(file, str) and file == Path(file).name
+    if not plain or not file.endswith(".safetensors"):
+      raise errors.UserError(
+        f"weights {path}: its weight_map has {tensor} in {file!r}, which is not"
+        " the name of a .safetensors file beside it; take one from a source"
+        " that you trust"
+      )
+  return found
 
 
 def _fetched(hub_id: str) -> Path:
@@ -80,20 +107,20 @@ def _fetched(hub_id: str) -> Path:
   return Path(folder)
 
 
-def _files(folder: Path) -> tuple[Path, ...]:
-  """A folder's one file, or the shards that its index names."""
+def _files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
+  """A folder's one file, or the shards that its index names, and the index."""
   if (folder / SINGLE).is_file():
-    return (folder / SINGLE,)
+    return (folder / SINGLE,), {}
   if (folder / INDEX).is_file():
-    shards = _json(folder / INDEX)["weight_map"].values()
-    files = tuple(folder / name for name in sorted({*shards}))
+    index = _index(folder / INDEX)
+    files = tuple(folder / name for name in sorted({*index.values()}))
     absent = [file.name for file in files if not file.is_file()]
     if absent:
       raise errors.UserError(
         f"weights {folder}: {', '.join(absent)}, named by {INDEX}, not there;"
         " copy all shards"
       )
-    return files
+    return files, index
   found = sorted(folder.glob("*.safetensors"))
   if len(found) != 1:
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
@@ -101,7 +128,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
       f"weights {folder}: of {SINGLE}, {INDEX} or one other .safetensors file"
       f" none is there, but {names or 'nothing'}{'' if found else _SAFE}"
     )
-  return (found[0],)
+  return (found[0],), {}
 
 
 class Tensor(NamedTuple):
@@ -126,7 +153,7 @@ def tensors(source: Source, stack: contextlib.ExitStack) -> list[Tensor]:
   """All of a source; their files stay open as long as `stack` does.
 
   Raises:
-    errors.UserError: if a file is damaged.
+    errors.UserError: if a file is damaged, or the index says something else.
   """
   import safetensors
 
@@ -138,8 +165,22 @@ def tensors(source: Source, stack: contextlib.ExitStack) -> list[Tensor]:
       raise errors.UserError(
         f"weights {path}: it cannot be read ({error}); copy it again"
       ) from error
-    for name in file.keys():  # noqa: SIM118 - it is no mapping
+    names = [*file.keys()]
+    _agree(source.places, path, names)
+    for name in names:
       entry = file.get_slice(name)
       shape = tuple(entry.get_shape())
       found.append(Tensor(file, name, entry.get_dtype(), shape))
   return found
+
+
+def _agree(index: Mapping[str, str], path: Path, names: list[str]) -> None:
+  """Refuses a shard that has not just what its index says."""
+  said = {name for name, file in index.items() if file == path.name}
+  differing = sorted(said ^ {*names}) if index else ()
+  if differing:
+    has = "has" if differing[0] in names else "lacks"
+    raise errors.UserError(
+      f"weights {path}: it {has} {differing[0]}, and {INDEX} says otherwise"
+      f" ({len(differing)} such tensors); copy all shards and their index again"
+    )

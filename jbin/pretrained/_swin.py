@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from jbin import errors
-from jbin.pretrained import _config, _layers, _table
+from jbin.pretrained import _config, _layers, _settings, _table
 
 
 def _block(ours: str, theirs: str) -> tuple[_table.Row, ...]:
@@ -41,6 +41,9 @@ _ROWS = (
   *_layers.linear("head", "classifier"),
 )
 
+# Of the norms that transformers gives none of the config.
+_EPS = 1e-5
+
 
 def _written(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
   table = "stages/{s}/blocks/even/table"  # (pairs, positions, heads)
@@ -50,16 +53,33 @@ def _written(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
       "transformers has one window for all stages of a Swin; here the last"
       " ones have smaller maps. Make the model for larger images"
     )
+  if model.norm.epsilon != _EPS:
+    raise errors.UserError(
+      f"transformers' Swin has norms of eps {_EPS} after patches and in merges,"
+      f" whatever its others have; ours has {model.norm.epsilon} everywhere"
+    )
   patch, _, channels, features = shapes["patches/kernel"]
-  _, _, hidden = shapes["stages/0/blocks/even/mlp/fc1/kernel"]
+  fc1 = "stages/{s}/blocks/even/mlp/fc1/kernel"  # (pairs, features, hidden)
+  ratio = _config.ratio(
+    _table.lengths(shapes, fc1, 2), _table.lengths(shapes, fc1, 1)
+  )
+  if ratio is None:
+    raise errors.UserError(
+      "transformers has one mlp_ratio for all stages of a Swin; no one gives"
+      " the features inside ours"
+    )
+  window = (round(positions.pop() ** 0.5) + 1) // 2
+  depths = [2 * pairs for pairs in _table.lengths(shapes, table, 0)]
   return {
     "architectures": ["SwinForImageClassification"],
     "model_type": "swin",
     "embed_dim": features,
-    "depths": [2 * pairs for pairs in _table.lengths(shapes, table, 0)],
+    "depths": depths,
     "num_heads": _table.lengths(shapes, table, 2),
-    "window_size": (round(positions.pop() ** 0.5) + 1) // 2,
-    "mlp_ratio": hidden / features,
+    "window_size": window,
+    # The least that fills a window in every stage, as ours were.
+    "image_size": patch * window * 2 ** (len(depths) - 1),
+    "mlp_ratio": ratio,
     "hidden_act": "gelu",
     "layer_norm_eps": model.norm.epsilon,
     "patch_size": patch,
@@ -72,7 +92,12 @@ def _written(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
 def _arguments(
   config: _config.Config, names: Collection[str]
 ) -> tuple[str, dict[str, Any]]:
-  _config.only(config, hidden_act="gelu", use_absolute_embeddings=False)
+  _config.only(
+    config,
+    hidden_act="gelu",
+    use_absolute_embeddings=False,
+    layer_norm_eps=_EPS,
+  )
   return "swin", {
     "num_classes": _config.classes(config),
     "features": config.get("embed_dim", 96),
@@ -84,7 +109,7 @@ def _arguments(
     "in_features": config.get("num_channels", 3),
     "mlp_ratio": config.get("mlp_ratio", 4.0),
     "qkv_bias": config.get("qkv_bias", True),
-    "eps": config.get("layer_norm_eps", 1e-5),
+    "eps": _EPS,
   }
 
 
@@ -96,6 +121,7 @@ def swin() -> _table.Family:
     types=("swin",),
     config=_written,
     arguments=_arguments,
+    unseen=_settings.eps,
     spellings=((r"^(embeddings|encoder|layernorm)\.", r"swin.\1."),),
     ignored=(r".*\.relative_position_index",),
   )

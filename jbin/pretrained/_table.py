@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from jbin import errors, registry
-from jbin.pretrained import _axes
+from jbin.pretrained import _axes, _resize, _settings
 
 REGISTRY = registry.Registry("family of weights")
 """Functions that make a `Family`, by name."""
@@ -67,9 +67,9 @@ class Family:
   ]
   # A name in `models.REGISTRY` and its arguments, from config.json and the
   # tensors' names; errors.UserError if our models do not do what it says.
-  unseen: tuple[tuple[str, str, int], ...] = ()
-  # (argument, path, axis): what a checkpoint's shapes do not show, and which
-  # axis of ours it is; of several parameters with `{s}` in the path.
+  unseen: Callable[[Any, Shapes], dict[str, Any]] = lambda model, shapes: {}
+  # Arguments that a checkpoint's shapes do not show, of a model whose
+  # parameters of these shapes come from one; they must be as config.json says.
   spellings: tuple[tuple[str, str], ...] = ()
   # (regular expression, what to put instead): other spellings of the names.
   ignored: tuple[str, ...] = ()
@@ -78,6 +78,15 @@ class Family:
   # (a tensor that may be there, the equal one that is read).
   refused: tuple[tuple[str, str], ...] = ()
   # (regular expression, why a checkpoint with such a tensor is not read).
+  heads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  # What config.json calls an architecture -> regular expression of the tensors
+  # of its head, which does something that ours does not.
+  absent: tuple[tuple[str, str], ...] = ()
+  # (regular expression of our paths, why there is no place for them).
+  positions: Mapping[str, _resize.Resize] = dataclasses.field(
+    default_factory=dict
+  )
+  # Regular expression of our paths -> how a table of another length fits.
 
   def canonical(self, name: str) -> str:
     """A tensor's name as `rows` has it."""
@@ -131,14 +140,12 @@ def lengths(shapes: Shapes, path: str, axis: int) -> list[int]:
   return [shape[axis] for _, shape in found]
 
 
-def unseen(family: Family, shapes: Shapes) -> dict[str, Any]:
-  """The family's `unseen` arguments, as a model has them."""
-  found: dict[str, Any] = {}
-  for name, path, axis in family.unseen:
-    each = lengths(shapes, path, axis)
-    if each:
-      found[name] = tuple(each) if "{" in path else each[0]
-  return found
+def axis(shapes: Shapes, name: str, path: str, i: int) -> dict[str, Any]:
+  """{name: length of an axis}; of several parameters with `{s}` in the path."""
+  each = lengths(shapes, path, i)
+  if not each:
+    return {}
+  return {name: tuple(each) if "{" in path else each[0]}
 
 
 def kind(config: Mapping[str, Any]) -> str | None:
@@ -152,23 +159,32 @@ def shapes(model: nnx.Module) -> dict[str, _axes.Shape]:
   return {"/".join(map(str, path)): tuple(leaf.shape) for path, leaf in found}
 
 
-def family_of(ours: Shapes) -> tuple[str, Family]:
+def family_of(model: nnx.Module, ours: Shapes) -> tuple[str, Family]:
   """(name, family) of the one whose table has the most of a model's paths.
 
+  What quantizers learn has no part in it.
+
   Raises:
-    errors.UserError: if none has any.
+    errors.UserError: if none has more than half of them.
   """
   made = {name: REGISTRY.get(name)() for name in REGISTRY}
+  learned = [path for path, _ in _settings.quantizers(model)]
+  paths = [
+    path
+    for path in ours
+    if not any(path.startswith(f"{start}/") for start in learned)
+  ]
 
   def known(name: str) -> int:
     rows = [_pattern(row.ours) for row in made[name].rows]
-    return sum(any(row.fullmatch(path) for row in rows) for path in ours)
+    return sum(any(row.fullmatch(path) for row in rows) for path in paths)
 
   name = max(made, key=known)
-  if not known(name):
+  if 2 * known(name) <= len(paths):
+    near = f"; {name} has {known(name)} of {len(paths)}" if known(name) else ""
     raise errors.UserError(
       "no family of weights has parameters like this model's"
-      f" ({', '.join([*ours][:3]) or 'it has none'}); there are"
+      f" ({', '.join(paths[:3]) or 'it has none'}{near}); there are"
       f" {', '.join(made)}"
     )
   return name, made[name]

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from jbin import errors
-from jbin.pretrained import _config, _layers, _table
+from jbin.pretrained import _config, _layers, _resize, _settings, _table
 
 _LAYER = "vit.encoder.layer.{n}"
 _ROWS = (
@@ -68,13 +68,20 @@ def _arguments(
     "features": features,
     "depth": config.get("num_hidden_layers", 12),
     "heads": config.get("num_attention_heads", 12),
-    "mlp_ratio": config.get("intermediate_size", 3072) / features,
+    "mlp_ratio": _config.ratio(
+      [config.get("intermediate_size", 3072)], [features]
+    ),
     "patch": _config.side(config, "patch_size", 16),
     "image_size": _config.side(config, "image_size", 224),
     "in_features": config.get("num_channels", 3),
     "qkv_bias": config.get("qkv_bias", True),
     "eps": config.get("layer_norm_eps", 1e-12),
   }
+
+
+def _unseen(model: Any, shapes: _table.Shapes) -> dict[str, Any]:
+  heads = _table.axis(shapes, "heads", _HEADS, 2)
+  return {**heads, **_settings.eps(model, shapes)}
 
 
 @_table.REGISTRY.register
@@ -85,10 +92,14 @@ def vit() -> _table.Family:
     types=("vit", "deit"),
     config=_written,
     arguments=_arguments,
-    unseen=(("heads", _HEADS, 2),),
+    unseen=_unseen,
     spellings=(
       (r"^deit\.", "vit."),
       (r"^(embeddings|encoder|layernorm|pooler)\.", r"vit.\1."),
     ),
+    # Of a body without a classifier; ours has no layer there.
+    ignored=(r"vit\.pooler\..*",),
     refused=((r"vit\.embeddings\.distillation_token", _DISTILLED),),
+    heads={"ViTForMaskedImageModeling": r"decoder\..*"},
+    positions={"positions": _resize.AFTER_TOKEN},
   )

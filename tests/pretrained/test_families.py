@@ -10,75 +10,21 @@ from safetensors.numpy import load_file
 
 import jbin
 from jbin import errors, models, pretrained
-from jbin.pretrained import _load, _nest, _table
+from jbin.pretrained import _table
 from tests.pretrained import toys
-
-SMALL = {
-  "vit": functools.partial(
-    models.vit, 3, features=8, depth=3, heads=2, patch=8, image_size=32
-  ),
-  "vit without biases": functools.partial(
-    models.vit, 3, features=8, depth=1, heads=2, image_size=32, qkv_bias=False
-  ),
-  "swin": functools.partial(
-    models.swin, 3, features=8, depths=(2, 4), heads=(2, 4), window=4
-  ),
-  "pvt_v2": functools.partial(
-    models.pvt_v2,
-    3,
-    features=(8, 16),
-    depths=(1, 2),
-    heads=(1, 2),
-    mlp_ratios=(2, 3),
-    reductions=(4, 1),
-    patches=(7, 3),
-    strides=(4, 2),
-  ),
-  "nest": functools.partial(
-    models.nest, 3, features=(8, 16), depths=(2, 1), heads=(2, 4), image_size=32
-  ),
-}
-TINY = {"features": 8, "layers": 2, "heads": 2, "mlp_features": 12}
-TINY |= {"vocab_size": 20, "max_length": 10, "dropout": 0.0}
-SMALL |= {
-  "bert": functools.partial(models.bert, 3, **TINY),
-  "bert without heads": functools.partial(models.bert, 0, **TINY),
-  "bert_pretraining": functools.partial(
-    models.bert, 2, pretraining=True, **TINY
-  ),
-  "bert of masked words": functools.partial(
-    models.bert, 0, pretraining=True, **TINY
-  ),
-}
+from tests.pretrained.small import SMALL, TINY, abstract, random, tiny_nest
 
 
 @pytest.fixture(autouse=True)
 def _tiny_nest(monkeypatch):
-  """timm's NesT-T has 17 million weights."""
-  sizes = ((8, 16), (2, 4), (2, 1))
-  monkeypatch.setitem(_nest._SIZES, "tiny", sizes)
-
-
-def random(make):
-  """A model with random numbers, and no compilation."""
-  model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
-  generator = np.random.default_rng(0)
-  shapes = _table.shapes(model)
-  _load.put(
-    model,
-    {
-      path: generator.normal(size=shape).astype("f4")
-      for path, shape in shapes.items()
-    },
-  )
-  return model
+  tiny_nest(monkeypatch)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_saved_and_made_again(name, tmp_path):
   model = random(SMALL[name])
   family = "bert_pretraining" if "masked" in name else name.split()[0]
-  assert _table.family_of(_table.shapes(model))[0] == family
+  assert _table.family_of(model, _table.shapes(model))[0] == family
   pretrained.save(model, tmp_path)
   again = pretrained.model(tmp_path)
   assert toys.same(toys.arrays(again), toys.arrays(model))
@@ -143,7 +89,7 @@ def test_old_names_of_norms_and_tied_tables(tmp_path):
 def test_pretraining_to_classification(tmp_path):
   body = random(SMALL["bert_pretraining"])
   pretrained.save(body, tmp_path)
-  model = nnx.eval_shape(lambda: SMALL["bert"](rngs=nnx.Rngs(0)))
+  model = abstract(SMALL["bert"])
   with pytest.raises(
     errors.UserError, match=r"classifier\.weight 3x8 for head"
   ):
@@ -165,18 +111,32 @@ REFUSED = {
   "2 classes, ours 3": functools.partial(
     models.bert, 3, pretraining=True, **TINY
   ),
-  "another activation": functools.partial(
+  "cannot say token_activation = relu": functools.partial(
     SMALL["bert_pretraining"], token_activation="relu"
   ),
-  "nothing for layers/attn/residual": functools.partial(
+  r"nothing for layers/attn/residual.*have no low-rank": functools.partial(
     SMALL["bert"], low_rank=1
+  ),
+  "no such norm": functools.partial(SMALL["bert"], pooler_residual=True),
+  "cannot say eps = 0.1, and are read with 1e-06": functools.partial(
+    SMALL["nest"], eps=0.1
+  ),
+  "eps 1e-05 after patches": functools.partial(SMALL["swin"], eps=0.1),
+  r"no family .*pvt_v2 has \d+ of \d+": functools.partial(
+    models.twins_svt,
+    3,
+    features=(8, 8),
+    depths=(2, 2),
+    heads=(1, 1),
+    reductions=(2, 1),
+    strides=(4, 2),
   ),
 }
 
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_what_others_do_not_have_is_not_saved(why, tmp_path):
-  model = nnx.eval_shape(lambda: REFUSED[why](rngs=nnx.Rngs(0)))
+  model = abstract(REFUSED[why])
   with pytest.raises(errors.UserError, match=why):
     pretrained.save(model, tmp_path / "new")
   assert not (tmp_path / "new").exists()
@@ -237,7 +197,7 @@ def test_distilled_deit_is_refused(tmp_path):
 def test_heads_of_another_number(tmp_path):
   pretrained.save(random(SMALL["vit"]), tmp_path)
   other = functools.partial(SMALL["vit"], heads=4)
-  model = nnx.eval_shape(lambda: other(rngs=nnx.Rngs(0)))
+  model = abstract(other)
   with pytest.raises(errors.UserError, match="heads ours 4, theirs 2"):
     pretrained.load(tmp_path, model)
 

@@ -50,8 +50,10 @@ weights {folder} are not of this model (family toy):
     body.wte.weight I8 5x4, words/embedding needs 5x4
   in no such checkpoint, or of other axes (1):
     learned/scale 9
+  to go on without these: fresh=("head/kernel", "blocks/attn/out/.*",\
+ "words/.*", "learned/.*", r"body\\.more", r"head\\.weights")
   fresh=... has regular expressions of what starts as the model has it, or is\
- left in the checkpoint: our paths, or its names"""
+ left in the checkpoint: our paths, its names, arguments"""
   )
 
 

@@ -1,5 +1,6 @@
 """Where weights are found: files, folders, the hub."""
 
+import contextlib
 import json
 
 import huggingface_hub
@@ -74,6 +75,64 @@ def test_a_damaged_config(weights):
   (weights / "config.json").write_text("<html>")
   with pytest.raises(errors.UserError, match=r"config\.json: it is no JSON"):
     _source.find(weights)
+
+
+_HERE = "weights.safetensors"
+FOREIGN = {
+  "[1]": "it holds a list, not names",
+  "{}": "it has no weight_map",
+  '{"weight_map": {}}': "it has no weight_map",
+  '{"weight_map": [1]}': "it has no weight_map",
+  '{"weight_map": {"a": 1}}': r"a in 1, which is not the name",
+  '{"weight_map": {"a": "../x.safetensors"}}': r"not the name of .* beside it",
+  '{"weight_map": {"a": "/x.safetensors"}}': r"not the name of .* beside it",
+  '{"weight_map": {"a": "model.bin"}}': r"not the name of .* beside it",
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_an_index_that_is_none(text, tmp_path):
+  path = tmp_path / _source.INDEX
+  path.write_text(text)
+  with pytest.raises(errors.UserError, match=FOREIGN[text]) as caught:
+    _source.find(tmp_path)
+  assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("tensors", "said"),
+  [
+    (("a", "b"), "it lacks b"),
+    (("a", "c"), "it lacks c"),
+    ((), None),
+    (("b",), r"it has a, and .* \(2 such tensors\)"),
+  ],
+)
+def test_shards_have_what_the_index_says(tensors, said, weights):
+  place = dict.fromkeys(tensors or ("a",), _HERE)
+  (weights / _source.INDEX).write_text(json.dumps({"weight_map": place}))
+  with contextlib.ExitStack() as stack:
+    if said is None:
+      assert len(_source.tensors(_source.find(weights), stack)) == 1
+      return
+    with pytest.raises(errors.UserError, match=rf"{_HERE}: {said}"):
+      _source.tensors(_source.find(weights), stack)
+
+
+CONFIGS = {
+  "[1]": "it holds a list",
+  '{"model_type": "vit", "hidden_size": "x"}': "a value that its key cannot",
+  '{"model_type": "vit", "hidden_size": 0}': "a value that its key cannot",
+  '{"model_type": "pvt_v2", "depths": 3}': "a value that its key cannot",
+  '{"architecture": "nest_tiny_jx", "model_args": 1}': "a value that its key",
+}
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_a_config_that_is_none(text, weights):
+  (weights / "config.json").write_text(text)
+  with pytest.raises(errors.UserError, match=CONFIGS[text]):
+    pretrained.model(weights)
 
 
 def _with_config(folder):

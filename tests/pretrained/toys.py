@@ -78,7 +78,9 @@ def toy():
     types=("toy",),
     config=lambda model, shapes: {"model_type": "toy", "heads": 2},
     arguments=lambda config, names: ("toy", {"heads": config["heads"]}),
-    unseen=(("heads", "blocks/attn/query/kernel", 2),),
+    unseen=lambda model, shapes: _table.axis(
+      shapes, "heads", "blocks/attn/query/kernel", 2
+    ),
     spellings=((r"^(wte|h|conv|scale)(\.|$)", r"body.\1\2"),),
     ignored=(r".*\.position_ids",),
     copies=(("lm_head.weight", "body.wte.weight"),),
