@@ -8,11 +8,15 @@ An experiment's `sweep.py` says what its rows are (`Experiment`) and calls
   python experiments/NAME/sweep.py --table  results.jsonl, and README's table
 
 A finished workdir is skipped and an unfinished one goes on, so the same command
-resumes the sweep. `--jobs` runs go side by side, each with its share of the
-cores; a run that fails stops only those that come after it. Compiled programs
-are kept in the root, for the other seeds. Arguments after `--` go to every run.
+resumes the sweep; a workdir with a run of another config is refused, by --table
+too, which therefore takes the flags that --run had. `--jobs` runs go side by
+side, each with its share of the cores; a run that fails stops only those that
+come after it. Compiled programs are kept in the root, for the other seeds.
+Arguments after `--` go to every run. A root has one sweep at a time.
+
 With `--launcher` each run is handed to a command (a TPU's, a cluster's) that
-takes the arguments of `jbin train`.
+takes the arguments of `jbin train`. Its workdirs may be elsewhere, so --run
+then neither looks at their configs nor keeps another sweep away.
 """
 
 from __future__ import annotations
@@ -35,12 +39,12 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import results
+from experiments import results, workdirs
 
 RESULTS, LOG = "results.jsonl", "log.txt"
 MARKS = ("<!-- table -->", "<!-- end of table -->")
 
-ROWS = flags.DEFINE_list("rows", [], "rows of the table; empty: all")
+ROWS = flags.DEFINE_list("rows", [], "rows to run or collect; empty: all")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds of each row")
 JOBS = flags.DEFINE_integer("jobs", 2, "runs at a time", lower_bound=1)
 ROOT = flags.DEFINE_string("root", "", "folder of the workdirs; runs/NAME")
@@ -94,7 +98,7 @@ class Experiment:
     """The folder of the workdirs."""
     return ROOT.value or f"runs/{Path(self.folder).name}"
 
-  def workdir(self, name: str, run: Run, seed: str) -> str:
+  def workdir(self, name: str, run: Run, seed: int) -> str:
     """Of a row's run."""
     return f"{self.root}/{name}" + (f"-{seed}" if run.seeded else "")
 
@@ -106,6 +110,27 @@ class Task:
   workdir: str
   arguments: tuple[str, ...]
   after: str  # a workdir, or ""
+
+
+def task_of(
+  experiment: Experiment,
+  rows: Mapping[str, Run],
+  name: str,
+  seed: int,
+  extra: Sequence[str] = (),
+) -> Task:
+  """A row's run at a seed."""
+  run, own = rows[name], experiment.workdir(name, rows[name], seed)
+  after = run.after
+  if after:
+    after = experiment.workdir(after, rows[after], seed)
+  arguments = [f"--config={run.config}"]
+  if run.seeded:
+    arguments.append(f"--config.seed={seed}")
+  for key, value in run.overrides.items():
+    text = str(value).replace("{after}", after)
+    arguments.append(f"--config.{key}={text}")
+  return Task(own, (*arguments, f"--workdir={own}", *extra), after)
 
 
 def tasks(experiment: Experiment, extra: Sequence[str] = ()) -> list[Task]:
@@ -128,20 +153,10 @@ def tasks(experiment: Experiment, extra: Sequence[str] = ()) -> list[Task]:
   for name in chosen(rows):
     add(name)
   found: dict[str, Task] = {}
-  for seed in SEEDS.value:
+  for seed in seeds():
     for name in names:
-      run, own = rows[name], experiment.workdir(name, rows[name], seed)
-      after = run.after
-      if after:
-        after = experiment.workdir(after, rows[after], seed)
-      arguments = [f"--config={run.config}"]
-      if run.seeded:
-        arguments.append(f"--config.seed={seed}")
-      for key, value in run.overrides.items():
-        text = str(value).replace("{after}", after)
-        arguments.append(f"--config.{key}={text}")
-      arguments += [f"--workdir={own}", *extra]
-      found.setdefault(own, Task(own, tuple(arguments), after))
+      task = task_of(experiment, rows, name, seed, extra)
+      found.setdefault(task.workdir, task)
   return [*found.values()]
 
 
@@ -153,9 +168,16 @@ def chosen(rows: Iterable[str]) -> list[str]:
   return [name for name in known if not ROWS.value or name in ROWS.value]
 
 
-def finished(workdir: str | Path) -> bool:
-  """Whether the run is over: its cost report is the last file it writes."""
-  return Path(workdir, "report", "cost.json").is_file()
+def seeds() -> list[int]:
+  """Those that --seeds has."""
+  texts = SEEDS.value
+  found = {int(text) for text in texts if text.isdecimal()}
+  if not texts or len(found) < len(texts):
+    raise SystemExit(
+      f"--seeds={','.join(texts)}: it takes distinct whole numbers, 0 or more,"
+      " such as 0,1,2"
+    )
+  return [int(text) for text in texts]
 
 
 # --- Running ------------------------------------------------------------------
@@ -172,9 +194,10 @@ def shares(jobs: int) -> list[set[int]]:
 class _Sweep:
   """Runs that go on side by side, and those that wait for one of them."""
 
-  def __init__(self, root: str, every: Sequence[Task]):
+  def __init__(self, root: str, every: Sequence[Task], lock: int | None):
     self.root = root
-    self.good = {task.workdir for task in every if finished(task.workdir)}
+    self.inherited = [] if lock is None else [lock]
+    self.good = {*filter(workdirs.finished, (t.workdir for t in every))}
     self.todo = [task for task in every if task.workdir not in self.good]
     self.failed: list[Task] = []
     self.live: set[subprocess.Popen[bytes]] = set()
@@ -234,10 +257,11 @@ class _Sweep:
           return False
         process = subprocess.Popen(
           [*command, *task.arguments],
-          env=_environment(self.root) if here else None,
+          env=workdirs.environment(self.root) if here else None,
           stdout=log,
           stderr=subprocess.STDOUT if here else None,
           start_new_session=here,  # ^C is for `stop` to pass on
+          pass_fds=self.inherited,
         )
         self.live.add(process)
       code = process.wait()
@@ -245,7 +269,7 @@ class _Sweep:
     seconds = time.perf_counter() - begin
     # A launcher's workdir may be on another machine: it says by its exit code
     # whether the run is over. One that SIGTERM stopped here exits with 0.
-    good = finished(folder) if here else code == 0
+    good = workdirs.finished(folder) if here else code == 0
     if here:
       note = folder / results.NOTE  # of all parts of a run that was stopped
       before = json.loads(note.read_text())["seconds"] if note.is_file() else 0
@@ -258,10 +282,18 @@ class _Sweep:
 
 def run_all(experiment: Experiment, extra: Sequence[str]) -> int:
   """Runs what is not finished; 1 if a run is not over at the end."""
-  if LAUNCHER.value and not shutil.which(shlex.split(LAUNCHER.value)[0]):
-    raise SystemExit(f"--launcher: {LAUNCHER.value!r} is no program")
   every = tasks(experiment, extra)
-  sweep = _Sweep(experiment.root, every)
+  if LAUNCHER.value:
+    if not shutil.which(shlex.split(LAUNCHER.value)[0]):
+      raise SystemExit(f"--launcher: {LAUNCHER.value!r} is no program")
+    return _run_all(experiment.root, every, None)
+  with workdirs.locked(experiment.root) as lock:
+    workdirs.check({task.workdir: task.arguments for task in every})
+    return _run_all(experiment.root, every, lock)
+
+
+def _run_all(root: str, every: Sequence[Task], lock: int | None) -> int:
+  sweep = _Sweep(root, every, lock)
   print(f"{len(sweep.todo)} of {len(every)} runs to do", file=sys.stderr)
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, _: sys.exit(128 + number))
@@ -283,36 +315,35 @@ def run_all(experiment: Experiment, extra: Sequence[str]) -> int:
   return 1 if sweep.failed else 0
 
 
-def _environment(root: str) -> dict[str, str]:
-  """Of runs here: what is compiled or learned once is kept for the others."""
-  cache = str(Path(root, "cache").resolve())
-  names = ("hugetlb=1", "mmap_threshold=4294967296", "top_pad=268435456")
-  pages = ":".join(f"glibc.malloc.{name}" for name in names)
-  return {
-    "JAX_COMPILATION_CACHE_DIR": cache,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    "JBIN_CACHE": cache,
-    # Memory is kept: a step on a CPU pays for every page of it, else.
-    "GLIBC_TUNABLES": f"{pages}:glibc.malloc.trim_threshold=8589934592",
-    **os.environ,
-  }
-
-
 # --- The table ----------------------------------------------------------------
 
 
-def collect(experiment: Experiment, path: Path) -> list[results.Record]:
-  """Adds the finished runs to the file of results; returns all of them."""
-  found = results.lines_of(path)
-  known = {(record["row"], record["seed"]): record for record in found}
-  for name, run in experiment.rows().items():
-    for seed in SEEDS.value:
-      workdir = Path(experiment.workdir(name, run, seed))
-      if finished(workdir):
-        number = int(seed) if run.seeded else 0
-        known[name, number] = results.measured(name, number, workdir)
+def collect(
+  experiment: Experiment, path: Path, extra: Sequence[str]
+) -> list[results.Record]:
+  """Adds the finished runs to the file of results; returns all of them.
+
+  Those of rows that there are no more are dropped.
+  """
+  rows, found = experiment.rows(), results.lines_of(path)
+  done: dict[tuple[str, int], Task] = {}
+  for name in chosen(rows):
+    for seed in seeds() if rows[name].seeded else [0]:
+      task = task_of(experiment, rows, name, seed, extra)
+      if workdirs.finished(task.workdir):
+        done[name, seed] = task
+  workdirs.check({task.workdir: task.arguments for task in done.values()})
+  if gone := sorted({record["row"] for record in found} - {*rows}):
+    print(f"{path}: dropped {', '.join(gone)}: no such row", file=sys.stderr)
+  known = {
+    (record["row"], record["seed"]): record
+    for record in found
+    if record["row"] in rows
+  }
+  for (name, seed), task in done.items():
+    known[name, seed] = results.measured(name, seed, Path(task.workdir))
   records = [known[key] for key in sorted(known)]
-  if records:
+  if records or found:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
   return records
 
@@ -321,9 +352,7 @@ def table(experiment: Experiment, records: Sequence[results.Record]) -> str:
   """The table as Markdown, and what it took."""
   columns = ("row", *experiment.columns)
   lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-  names = chosen(experiment.rows())
-  records = [record for record in records if record["row"] in names]
-  for name in names:
+  for name in experiment.rows():
     mine = [record for record in records if record["row"] == name]
     cells = [cell or "–" for cell in experiment.cells(name, mine)]
     lines.append(f"| {' | '.join([f'`{name}`', *cells])} |")
@@ -332,14 +361,14 @@ def table(experiment: Experiment, records: Sequence[results.Record]) -> str:
   return "\n".join(lines)
 
 
-def write_table(experiment: Experiment) -> None:
+def write_table(experiment: Experiment, extra: Sequence[str]) -> None:
   """Puts the table between the marks of a README."""
   readme = Path(README.value or f"{experiment.folder}/README.md")
   before, found, rest = readme.read_text().partition(MARKS[0])
   _, end, after = rest.partition(MARKS[1])
   if not found or not end:
     raise SystemExit(f"{readme} lacks the marks {' and '.join(MARKS)}")
-  text = table(experiment, collect(experiment, readme.parent / RESULTS))
+  text = table(experiment, collect(experiment, readme.parent / RESULTS, extra))
   readme.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
 
 
@@ -351,7 +380,7 @@ def main(experiment: Experiment) -> None:
     if not Path(folder, "sweep.py").is_file():
       raise SystemExit(f"no {folder} here; run it from the repository's root")
     if TABLE.value:
-      write_table(experiment)
+      write_table(experiment, extra)
     elif RUN.value:
       return run_all(experiment, extra)
     else:

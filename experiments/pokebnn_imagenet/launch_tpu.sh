@@ -184,10 +184,10 @@ train() {
 ~/venv/bin/python -m jbin train --distributed$ARGUMENTS"
 }
 
-# The cost report is the last file that a run writes. One that SIGTERM stopped
-# has none, though it exits with 0.
+# The page is the last file that a run writes. One that SIGTERM stopped has none,
+# though it exits with 0.
 is_finished() {
-  on_worker 0 "test -f '$WORKDIR/report/cost.json'"
+  on_worker 0 "test -f '$WORKDIR/report/index.html'"
 }
 
 # --- Rounds -------------------------------------------------------------------

@@ -67,7 +67,7 @@ def rows() -> Mapping[str, launcher.Run]:
     for name in FIGURES
     if name != "teacher"
   }
-  if teacher:
+  if teacher and not launcher.TABLE.value:  # the table has it either way
     return found
   config = "configs/resnet50_imagenet.py:w8a8"
   return {"teacher": launcher.Run(config, seeded=False), **found}

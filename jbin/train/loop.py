@@ -166,6 +166,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   def targets(info: Mapping[str, Any]) -> dict[str, Any]:
     restore.check_same_run(config, info, workdir, say)
+    start.check_vocabulary(info, source, workdir)
     return groups(restore.with_shardings(abstract, shardings))
 
   found = checkpoints.restore(targets)
@@ -173,7 +174,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     step = 0
     # The key is an argument: seeds share one compiled program.
     key = put(jax.random.key(config.seed))
-    values = start.load(config.start, nnx.eval_shape(make.float), model)
+    written = nnx.eval_shape(make.float)
+    values = start.load(config.start, written, model, source, say)
     state = jax.jit(create, out_shardings=shardings)(key, put(values))
     sharding.check(state, shardings, "after creation")
     if calibrate.is_due(model):
@@ -207,6 +209,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     info = {
       "config": config_lib.to_mapping(config),
       "data": batches.get_state(),
+      "vocabulary": source.vocabulary() if source.vocabulary else "",
     }
     checkpoints.save(step, groups(state), info)
 
@@ -403,13 +406,20 @@ def _finished_before(workdir: Path, step: int) -> dict[str, float]:
 
 
 def write_report(config: config_lib.Config, workdir: Path) -> Path:
-  """Writes `report/cost.json` and the page of a finished run."""
-  folder = workdir / "report"
-  folder.mkdir(exist_ok=True)
-  cost = json.dumps(build.cost_report(config).to_json(), indent=2)
-  draft = folder / "cost.json.draft"
-  draft.write_text(cost + "\n")
-  os.replace(draft, folder / "cost.json")
+  """Writes `report/cost.json`, then the page: the last file of a finished run.
+
+  Each is whole or absent.
+  """
   from jbin import report
 
-  return report.write([workdir], folder)
+  folder = workdir / "report"
+  drafts = folder / "drafts"
+  drafts.mkdir(parents=True, exist_ok=True)
+  cost = json.dumps(build.cost_report(config).to_json(), indent=2)
+  draft = drafts / "cost.json"
+  draft.write_text(cost + "\n")
+  os.replace(draft, folder / "cost.json")
+  page = folder / "index.html"
+  os.replace(report.write([workdir], drafts), page)
+  drafts.rmdir()
+  return page

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from jbin.cli import _flags
-from jbin.train import build
+from jbin.train import build, config as config_lib
 
 NAME = "experiments/pokebnn_imagenet"
 RUN_FLAGS = [
@@ -81,7 +81,15 @@ def test_sweep_makes_the_table(root, tmp_path):
   for seed, accuracy in enumerate((0.73, 0.74)):
     workdir = tmp_path / f"1.0x-{seed}"
     (workdir / "report").mkdir(parents=True)
-    (workdir / "report" / "cost.json").write_text("{}")
+    (workdir / "report" / "index.html").touch()
+    asked = [
+      f"--config={root}/configs/pokebnn_imagenet.py:1.0x",
+      f"--config.seed={seed}",
+      f"--config.task.teacher_workdir={tmp_path}/teacher",
+    ]
+    _, _, config = _flags.parse("train", asked, {}, config=True)
+    config = config_lib.to_mapping(config)
+    (workdir / "config.json").write_text(json.dumps(config))
     lines = [
       {"step": 9, "split": "train", "loss": 1.0},
       {"step": 9, "split": "test", "accuracy": accuracy},
@@ -92,11 +100,20 @@ def test_sweep_makes_the_table(root, tmp_path):
     (workdir / "timing.jsonl").write_text(json.dumps(line) + "\n")
   readme = tmp_path / "README.md"
   readme.write_text("<!-- table --><!-- end of table -->")
-  flags = [f"--root={tmp_path}", f"--readme={readme}", "--rows=0.5x,1.0x"]
-  found = _sweep(root, "--table", *flags)
+  flags = ["--table", f"--root={tmp_path}", f"--readme={readme}"]
+  found = _sweep(root, *flags)
   assert found.returncode == 0, found.stderr
-  cells = [row[5:] for row in _rows(readme).values()]
-  assert cells == [["not run", "–", "–"], ["73.50 ± 0.71", "2", "2.0"]]
+  cells = {name: row[5:] for name, row in _rows(readme).items()}
+  assert tuple(cells) == WIDTHS
+  assert cells.pop("1.0x") == ["73.50 ± 0.71", "2", "2.0"]
+  assert all(row == ["not run", "–", "–"] for row in cells.values())
+  # It has the teacher's row, too, if the teacher is elsewhere.
+  found = _sweep(root, *flags, "--teacher=/t")
+  assert f"teacher_workdir: '{tmp_path}/teacher' -> '/t'" in found.stderr
+  readme.with_name("gone").mkdir()
+  found = _sweep(root, *flags, "--teacher=/t", f"--root={tmp_path}/gone")
+  assert found.returncode == 0, found.stderr
+  assert tuple(_rows(readme)) == WIDTHS
 
 
 # --- The launcher -------------------------------------------------------------
@@ -132,7 +149,7 @@ def test_launcher_prints_a_round(root, flag):
   assert "-m jbin train --distributed" in train
   assert all(flag in train for flag in RUN_FLAGS)
   assert "--worker=0" in lines[-2]
-  assert "/mnt/jbin/a/report/cost.json" in lines[-2]
+  assert "/mnt/jbin/a/report/index.html" in lines[-2]
 
 
 def test_launcher_wants_what_it_needs(root):
@@ -157,7 +174,7 @@ case "$*" in
     echo PREEMPTED >slice
     exit 1
     ;;
-  *"cost.json"*) # there once a round has ended well
+  *"index.html"*) # there once a round has ended well
     [[ "$TRAIN_EXIT" == 0 && -f rounds && "$(wc -l <rounds)" -gt "$PREEMPTED" ]]
     ;;
 esac
