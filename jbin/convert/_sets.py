@@ -222,13 +222,14 @@ def bivit(
   if attention == "bool":
     factors = _bool_attention()
   rules = [
+    _RESIDUAL,
     Rule(
       attention_path,
       type=_LINEAR,
       input_quantizer=sign,
       kernel_quantizer=kernel,
       **factors,
-    )
+    ),
   ]
   if mlp != "float":
     rules.append(

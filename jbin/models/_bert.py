@@ -10,6 +10,7 @@ References: Devlin et al., 2019 (arXiv 1810.04805); Xing et al., 2024 (arXiv
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -363,14 +364,7 @@ def bert(
 
 
 @_base.REGISTRY.register
-@_blocks.like(bert, "layers", "features", "heads", "mlp_features")
-def bert_base(num_classes: int = 2, **options: Any) -> Bert:
+@_blocks.size_of(bert)
+def bert_base() -> Mapping[str, Any]:
   """BERT-base: 12 layers, 768 features, 12 heads; options as for `bert`."""
-  return bert(
-    num_classes,
-    layers=12,
-    features=768,
-    heads=12,
-    mlp_features=3072,
-    **options,
-  )
+  return {"layers": 12, "features": 768, "heads": 12, "mlp_features": 3072}

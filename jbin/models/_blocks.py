@@ -6,9 +6,10 @@ that charges for them can read their number off the program.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,28 +18,79 @@ from flax import nnx
 
 from jbin import bits, errors, nn
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+M = TypeVar("M", bound=nnx.Module)
+# Of a function, without what it takes and returns.
+_NAMED = ("__module__", "__name__", "__qualname__", "__doc__")
 
 # PyTorch's code truncates at two, not at two deviations, which is a normal
 # distribution.
 INIT = nnx.initializers.normal(0.02)
 
 
-def like(factory: Callable[..., Any], *fixed: str) -> Callable[[F], F]:
-  """Writes a factory's parameters out in the signature of one of its sizes.
+def size_of(
+  factory: Callable[P, M],
+) -> Callable[[Callable[[], Mapping[str, Any]]], Callable[P, M]]:
+  """Decorator: a factory of one size of model, from what makes that size.
+
+  What is decorated returns the arguments of `factory` that are the size. The
+  size takes all others, by its signature too, and refuses these.
 
   Args:
-    factory: the one that has all parameters.
-    *fixed: those that the size sets.
+    factory: takes all arguments.
   """
+  whole = inspect.signature(factory)
+  name = getattr(factory, "__name__", "")
 
-  def write(size: F) -> F:
-    signature = inspect.signature(factory)
-    free = [p for name, p in signature.parameters.items() if name not in fixed]
-    size.__signature__ = signature.replace(parameters=free)  # pyright: ignore[reportFunctionMemberAccess]
-    return size
+  def decorate(size: Callable[[], Mapping[str, Any]]) -> Callable[P, M]:
+    fixed = size()
 
-  return write
+    @functools.wraps(size, assigned=_NAMED)
+    def make(*args: P.args, **kwargs: P.kwargs) -> M:
+      for key in kwargs:
+        if key in fixed:
+          raise errors.UserError(
+            f"{make.__name__}: '{key}' is {fixed[key]}, which makes the size;"
+            f" '{name}' takes others"
+          )
+      return factory(*args, **{**fixed, **kwargs})
+
+    free = [p for key, p in whole.parameters.items() if key not in fixed]
+    make.__signature__ = whole.replace(parameters=free)  # pyright: ignore[reportAttributeAccessIssue]
+    return make
+
+  return decorate
+
+
+def check_images(
+  who: str, x: jax.Array, channels: int, side: int | None = None
+) -> None:
+  """Refuses what is no batch of a model's images.
+
+  Args:
+    who: for the message.
+    x: should be (b, H, W, channels), of a pixel or more.
+    channels: of the images.
+    side: of the only ones that fit, H and W; None: any.
+
+  Raises:
+    errors.UserError: if it is not.
+  """
+  if x.ndim != 4 or x.shape[-1] != channels or 0 in x.shape[1:3]:
+    raise errors.UserError(
+      f"{who}: expected images (b, H, W, {channels}), got {x.shape}"
+    )
+  if side is not None and x.shape[1:3] != (side, side):
+    raise errors.UserError(
+      f"{who}: it has positions for images of {side}x{side} pixels, got"
+      f" {x.shape[1]}x{x.shape[2]}; make it with their image_size, or give it"
+      " images of its own"
+    )
+
+
+def hidden(features: int, ratio: float) -> int:
+  """Features inside an MLP; a ratio of two whole numbers gives the first."""
+  return round(ratio * features)
 
 
 def norm(layer: nnx.Module, x: jax.Array) -> jax.Array:
@@ -201,27 +253,26 @@ class Block(nnx.Module):
       nn.DropPath(rngs=rngs) if drop_path else None
     )
 
-  def attend(self, x: jax.Array, **kwargs: Any) -> Any:
+  def attend(self, x: jax.Array) -> jax.Array:
     """What the attention makes of a normed input."""
-    return self.attn(x, **kwargs)  # pyright: ignore[reportCallIssue]
+    return self.attn(x)  # pyright: ignore[reportCallIssue]
 
-  def __call__(
-    self, x: jax.Array, rate: jax.Array | None = None, *, taps: bool = False
-  ) -> Any:
-    """(b, ..., features) to the same, or (that, `nn.Taps`).
+  def __call__(self, x: jax.Array, rate: jax.Array | None = None) -> jax.Array:
+    """(b, ..., features) to the same.
 
     Args:
       x: examples along the first axis.
       rate: at which a branch is dropped, of a block with `drop_path`.
-      taps: whether to return the attention's projections as well.
     """
-    seen = {"taps": True} if taps else {}
-    y = self.attend(norm(self.norm1, x), **seen)
-    y, found = y if taps else (y, None)
+    return self.add(x, self.attend(norm(self.norm1, x)), rate)
+
+  def add(
+    self, x: jax.Array, y: jax.Array, rate: jax.Array | None
+  ) -> jax.Array:
+    """The block's input and what its attention gave, to the block's output."""
     x = x + self._dropped(y, rate)
     y = self.mlp(norm(self.norm2, x))  # pyright: ignore[reportCallIssue]
-    x = x + self._dropped(y, rate)
-    return (x, found) if taps else x
+    return x + self._dropped(y, rate)
 
   def _dropped(self, y: jax.Array, rate: jax.Array | None) -> jax.Array:
     if self.dropout is not None:

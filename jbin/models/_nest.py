@@ -8,7 +8,7 @@ Reference: Zhang et al., 2022 (arXiv 2105.12723).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,7 @@ class Level(nnx.Module):
     mlp_ratio: float,
     qkv_bias: bool,
     dropout: float,
+    attention_dropout: float,
     eps: float,
     dtype: Any,
     rngs: nnx.Rngs,
@@ -88,6 +89,7 @@ class Level(nnx.Module):
       mlp_ratio: features inside the MLPs, for each outside.
       qkv_bias: whether queries, keys and values have biases.
       dropout: rate, of what each branch gives.
+      attention_dropout: rate, of the probabilities.
       eps: of the norms.
       dtype: of the computation.
       rngs: for the parameters and the draws.
@@ -97,13 +99,20 @@ class Level(nnx.Module):
     if before is not None:
       self.merge = Merge(before, features, eps=eps, dtype=dtype, rngs=rngs)
     shape = (1, count, size * size, features)
-    self.positions = nnx.Param(_blocks.INIT(rngs.params(), shape, jnp.float32))
+    self.positions = nn.undecayed(
+      _blocks.INIT(rngs.params(), shape, jnp.float32)
+    )
 
     def block(rngs: nnx.Rngs) -> _blocks.Block:
       attn = _blocks.attention(
-        features, heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs
+        features,
+        heads,
+        qkv_bias=qkv_bias,
+        dropout=attention_dropout,
+        dtype=dtype,
+        rngs=rngs,
       )
-      hidden = int(mlp_ratio * features)
+      hidden = _blocks.hidden(features, mlp_ratio)
       return _blocks.Block(
         features,
         attn,
@@ -143,6 +152,7 @@ class Nest(nnx.Module):
     mlp_ratio: float,
     qkv_bias: bool,
     dropout: float,
+    attention_dropout: float,
     drop_path: float,
     eps: float,
     dtype: Any,
@@ -182,6 +192,7 @@ class Nest(nnx.Module):
           mlp_ratio=mlp_ratio,
           qkv_bias=qkv_bias,
           dropout=dropout,
+          attention_dropout=attention_dropout,
           eps=eps,
           dtype=dtype,
           rngs=rngs,
@@ -197,12 +208,7 @@ class Nest(nnx.Module):
     Raises:
       errors.UserError: for images of another size than it is made for.
     """
-    if x.shape[1:] != self.shape:
-      want = "x".join(map(str, self.shape))
-      raise errors.UserError(
-        f"nest: it has positions for images of {want}, got"
-        f" {'x'.join(map(str, x.shape[1:]))}; make it with their image_size"
-      )
+    _blocks.check_images("nest", x, self.shape[-1], self.shape[0])
     x = _blocks.conv(self.patches, x)
     if self.dropout is not None:
       x = self.dropout(x)
@@ -224,6 +230,7 @@ def nest(
   mlp_ratio: float = 4.0,
   qkv_bias: bool = True,
   dropout: float = 0.0,
+  attention_dropout: float = 0.0,
   drop_path: float = 0.0,
   eps: float = 1e-6,
   dtype: Any = jnp.float32,
@@ -245,6 +252,7 @@ def nest(
     mlp_ratio: features inside the MLPs, for each of a token's.
     qkv_bias: whether queries, keys and values have biases.
     dropout: rate, of the embedding and of what each branch gives.
+    attention_dropout: rate, of the attentions' probabilities.
     drop_path: rate at which the last block's branches are dropped for an
       example; it grows from 0, in equal steps over all levels.
     eps: of the norms.
@@ -269,6 +277,7 @@ def nest(
     mlp_ratio=mlp_ratio,
     qkv_bias=qkv_bias,
     dropout=dropout,
+    attention_dropout=attention_dropout,
     drop_path=drop_path,
     eps=eps,
     dtype=dtype,
@@ -276,15 +285,19 @@ def nest(
   )
 
 
+def _of(depths: Sequence[int]) -> Mapping[str, Any]:
+  return {"features": (96, 192, 384), "depths": depths, "heads": (3, 6, 12)}
+
+
 @_base.REGISTRY.register
-@_blocks.like(nest, "features", "depths", "heads")
-def nest_t(num_classes: int = 1000, **options: Any) -> Nest:
+@_blocks.size_of(nest)
+def nest_t() -> Mapping[str, Any]:
   """NesT-T: 2, 2 and 8 blocks of 96, 192 and 384; options as for `nest`."""
-  return nest(num_classes, depths=(2, 2, 8), **options)
+  return _of((2, 2, 8))
 
 
 @_base.REGISTRY.register
-@_blocks.like(nest, "features", "depths", "heads")
-def nest_s(num_classes: int = 1000, **options: Any) -> Nest:
+@_blocks.size_of(nest)
+def nest_s() -> Mapping[str, Any]:
   """NesT-S: 2, 2 and 20 blocks of 96, 192 and 384; options as for `nest`."""
-  return nest(num_classes, depths=(2, 2, 20), **options)
+  return _of((2, 2, 20))

@@ -85,7 +85,7 @@ class Stage(nnx.Module):
     """
 
     def block(rngs: nnx.Rngs) -> _tokens.MapBlock:
-      hidden = int(mlp_ratio * features)
+      hidden = _blocks.hidden(features, mlp_ratio)
       return _tokens.MapBlock(
         features,
         heads,
@@ -151,6 +151,7 @@ class PvtV2(nnx.Module):
     if len({len(item) for item in given.values()}) > 1 or not features:
       text = ", ".join(f"{key}={tuple(item)}" for key, item in given.items())
       raise errors.UserError(f"pvt_v2: {text}; give one of each to every stage")
+    self.in_features = in_features
     rates = _blocks.drop_rates(drop_path, sum(depths)) if drop_path else None
     stages: list[Stage] = []
     for i, depth in enumerate(depths):
@@ -177,7 +178,12 @@ class PvtV2(nnx.Module):
     self.head = _blocks.linear(features[-1], num_classes, dtype, rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(b, H, W, in_features) images to (b, num_classes) logits."""
+    """(b, H, W, in_features) images to (b, num_classes) logits.
+
+    Raises:
+      errors.UserError: for what is no such image.
+    """
+    _blocks.check_images("pvt_v2", x, self.in_features)
     for stage in self.stages:
       x = stage(x)
     return self.head(x.mean((1, 2)))
@@ -259,45 +265,42 @@ def pvt_v2(
   )
 
 
-_SIZE = ("features", "depths")
-_LARGE = (64, 128, 320, 512)
+def _of(
+  depths: Sequence[int], features: Sequence[int] = (64, 128, 320, 512)
+) -> Mapping[str, Any]:
+  return {"features": features, "depths": depths, "heads": (1, 2, 5, 8)}
 
 
 @_base.REGISTRY.register
-@_blocks.like(pvt_v2, *_SIZE)
-def pvt_v2_b0(num_classes: int = 1000, **options: Any) -> PvtV2:
+@_blocks.size_of(pvt_v2)
+def pvt_v2_b0() -> Mapping[str, Any]:
   """PVTv2-B0: 2 blocks in each stage, 32 to 256; options as for `pvt_v2`."""
-  return pvt_v2(
-    num_classes,
-    features=(32, 64, 160, 256),
-    depths=(2, 2, 2, 2),
-    **options,
-  )
+  return _of((2, 2, 2, 2), (32, 64, 160, 256))
 
 
 @_base.REGISTRY.register
-@_blocks.like(pvt_v2, *_SIZE)
-def pvt_v2_b1(num_classes: int = 1000, **options: Any) -> PvtV2:
+@_blocks.size_of(pvt_v2)
+def pvt_v2_b1() -> Mapping[str, Any]:
   """PVTv2-B1: 2 blocks in each stage, 64 to 512; options as for `pvt_v2`."""
-  return pvt_v2(num_classes, features=_LARGE, depths=(2, 2, 2, 2), **options)
+  return _of((2, 2, 2, 2))
 
 
 @_base.REGISTRY.register
-@_blocks.like(pvt_v2, *_SIZE)
-def pvt_v2_b2(num_classes: int = 1000, **options: Any) -> PvtV2:
+@_blocks.size_of(pvt_v2)
+def pvt_v2_b2() -> Mapping[str, Any]:
   """PVTv2-B2: 3, 4, 6 and 3 blocks, 64 to 512; options as for `pvt_v2`."""
-  return pvt_v2(num_classes, features=_LARGE, depths=(3, 4, 6, 3), **options)
+  return _of((3, 4, 6, 3))
 
 
 @_base.REGISTRY.register
-@_blocks.like(pvt_v2, *_SIZE)
-def pvt_v2_b3(num_classes: int = 1000, **options: Any) -> PvtV2:
+@_blocks.size_of(pvt_v2)
+def pvt_v2_b3() -> Mapping[str, Any]:
   """PVTv2-B3: 3, 4, 18 and 3 blocks, 64 to 512; options as for `pvt_v2`."""
-  return pvt_v2(num_classes, features=_LARGE, depths=(3, 4, 18, 3), **options)
+  return _of((3, 4, 18, 3))
 
 
 @_base.REGISTRY.register
-@_blocks.like(pvt_v2, *_SIZE)
-def pvt_v2_b4(num_classes: int = 1000, **options: Any) -> PvtV2:
+@_blocks.size_of(pvt_v2)
+def pvt_v2_b4() -> Mapping[str, Any]:
   """PVTv2-B4: 3, 8, 27 and 3 blocks, 64 to 512; options as for `pvt_v2`."""
-  return pvt_v2(num_classes, features=_LARGE, depths=(3, 8, 27, 3), **options)
+  return _of((3, 8, 27, 3))

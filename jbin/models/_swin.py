@@ -8,7 +8,7 @@ Reference: Liu et al., 2021 (arXiv 2103.14030).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -63,6 +63,7 @@ class WindowBlock(_blocks.Block):
     shifted: bool,
     mlp_ratio: float,
     qkv_bias: bool,
+    attention_dropout: float,
     dtype: Any,
     rngs: nnx.Rngs,
     **kwargs: Any,
@@ -76,22 +77,28 @@ class WindowBlock(_blocks.Block):
       shifted: whether windows lie between those of the block before.
       mlp_ratio: features inside the MLP, for each outside.
       qkv_bias: whether queries, keys and values have biases.
+      attention_dropout: rate, of the probabilities.
       dtype: of the computation.
       rngs: for the parameters and the draws.
       **kwargs: as for `_blocks.Block`.
     """
     attn = _blocks.attention(
-      features, heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs
+      features,
+      heads,
+      qkv_bias=qkv_bias,
+      dropout=attention_dropout,
+      dtype=dtype,
+      rngs=rngs,
     )
-    hidden = int(mlp_ratio * features)
+    hidden = _blocks.hidden(features, mlp_ratio)
     mlp = _blocks.Mlp(features, hidden, dtype=dtype, rngs=rngs)
     super().__init__(features, attn, mlp, dtype=dtype, rngs=rngs, **kwargs)
     self.window = window
     self.shift = window // 2 if shifted else 0
     shape = ((2 * window - 1) ** 2, heads)
-    self.table = nnx.Param(_blocks.INIT(rngs.params(), shape, jnp.float32))
+    self.table = nn.undecayed(_blocks.INIT(rngs.params(), shape, jnp.float32))
 
-  def attend(self, x: jax.Array, **kwargs: Any) -> Any:
+  def attend(self, x: jax.Array) -> jax.Array:
     """(b, H, W, features) to the same."""
     height, width = x.shape[1:3]
     if min(height, width) < self.window:
@@ -110,9 +117,8 @@ class WindowBlock(_blocks.Block):
       # Flax's function broadcasts no mask over two batch axes.
       mask = jnp.broadcast_to(near, (x.shape[0], *near.shape))
     bias = jnp.moveaxis(self.table[...][relative_index(self.window)], -1, 0)
-    y = self.attn(
-      _blocks.windows(x, self.window), bias=bias, mask=mask, **kwargs
-    )
+    attn: Any = self.attn
+    y = attn(_blocks.windows(x, self.window), bias=bias, mask=mask)
     y = _blocks.image(y, rows)
     if shift:
       y = jnp.roll(y, (shift, shift), (1, 2))
@@ -228,6 +234,7 @@ class Swin(nnx.Module):
     mlp_ratio: float,
     qkv_bias: bool,
     dropout: float,
+    attention_dropout: float,
     drop_path: float,
     eps: float,
     dtype: Any,
@@ -266,6 +273,7 @@ class Swin(nnx.Module):
           mlp_ratio=mlp_ratio,
           qkv_bias=qkv_bias,
           dropout=dropout,
+          attention_dropout=attention_dropout,
           eps=eps,
           dtype=dtype,
           rngs=rngs,
@@ -283,10 +291,7 @@ class Swin(nnx.Module):
     Raises:
       errors.UserError: for images so small that a window does not fill.
     """
-    if x.ndim != 4 or x.shape[-1] != self.in_features:
-      raise errors.UserError(
-        f"swin: expected images (b, H, W, {self.in_features}), got {x.shape}"
-      )
+    _blocks.check_images("swin", x, self.in_features)
     x = _blocks.conv(self.patches, _blocks.padded(x, self.patch))
     x = _blocks.norm(self.patches_norm, x)
     if self.dropout is not None:
@@ -310,6 +315,7 @@ def swin(
   mlp_ratio: float = 4.0,
   qkv_bias: bool = True,
   dropout: float = 0.0,
+  attention_dropout: float = 0.0,
   drop_path: float = 0.0,
   eps: float = 1e-5,
   dtype: Any = jnp.float32,
@@ -334,6 +340,7 @@ def swin(
     mlp_ratio: features inside the MLPs, for each of a token's.
     qkv_bias: whether queries, keys and values have biases.
     dropout: rate, of the embedding and of what each branch gives.
+    attention_dropout: rate, of the attentions' probabilities.
     drop_path: rate at which the last block's branches are dropped for an
       example; it grows from 0, in equal steps over all stages.
     eps: of the norms.
@@ -356,6 +363,7 @@ def swin(
     mlp_ratio=mlp_ratio,
     qkv_bias=qkv_bias,
     dropout=dropout,
+    attention_dropout=attention_dropout,
     drop_path=drop_path,
     eps=eps,
     dtype=dtype,
@@ -363,15 +371,19 @@ def swin(
   )
 
 
+def _of(depths: Sequence[int]) -> Mapping[str, Any]:
+  return {"features": 96, "depths": depths, "heads": (3, 6, 12, 24)}
+
+
 @_base.REGISTRY.register
-@_blocks.like(swin, "features", "depths", "heads")
-def swin_t(num_classes: int = 1000, **options: Any) -> Swin:
+@_blocks.size_of(swin)
+def swin_t() -> Mapping[str, Any]:
   """Swin-T: 2, 2, 6 and 2 blocks; options as for `swin`."""
-  return swin(num_classes, depths=(2, 2, 6, 2), **options)
+  return _of((2, 2, 6, 2))
 
 
 @_base.REGISTRY.register
-@_blocks.like(swin, "features", "depths", "heads")
-def swin_s(num_classes: int = 1000, **options: Any) -> Swin:
+@_blocks.size_of(swin)
+def swin_s() -> Mapping[str, Any]:
   """Swin-S: 2, 2, 18 and 2 blocks; options as for `swin`."""
-  return swin(num_classes, depths=(2, 2, 18, 2), **options)
+  return _of((2, 2, 18, 2))

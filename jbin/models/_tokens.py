@@ -126,11 +126,11 @@ class MapBlock(_blocks.Block):
         features, reduction, eps=own, dtype=dtype, rngs=rngs
       )
 
-  def attend(self, x: jax.Array, **kwargs: Any) -> Any:
+  def attend(self, x: jax.Array) -> jax.Array:
     """(b, H, W, features) to the same."""
     attn: Any = self.attn
     keys = () if self.reduction is None else (self.reduction(x),)
-    return jnp.reshape(attn(rows(x), *keys, **kwargs), x.shape)
+    return jnp.reshape(attn(rows(x), *keys), x.shape)
 
 
 def rows(x: jax.Array) -> jax.Array:

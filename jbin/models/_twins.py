@@ -11,6 +11,7 @@ attentions "full" and "hash".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -39,12 +40,12 @@ class WindowBlock(_tokens.MapBlock):
     super().__init__(*args, **kwargs)
     self.window = window
 
-  def attend(self, x: jax.Array, **kwargs: Any) -> Any:
+  def attend(self, x: jax.Array) -> jax.Array:
     """(b, H, W, features) to the same."""
     height, width = x.shape[1:3]
     x = _blocks.padded(x, self.window)
     attn: Any = self.attn
-    y = attn(_blocks.windows(x, self.window), **kwargs)
+    y = attn(_blocks.windows(x, self.window))
     return _blocks.image(y, x.shape[1])[:, :height, :width]
 
 
@@ -79,7 +80,7 @@ class Pair(nnx.Module):
     """
 
     def make(kind: Any, **more: Any) -> Any:
-      hidden = int(mlp_ratio * features)
+      hidden = _blocks.hidden(features, mlp_ratio)
       mlp = _blocks.Mlp(features, hidden, dtype=dtype, rngs=rngs)
       return kind(
         features,
@@ -219,6 +220,7 @@ class TwinsSvt(nnx.Module):
         f" strides={tuple(strides)}; give one of each, and an even number of"
         " blocks, to every stage"
       )
+    self.in_features, self.strides = in_features, tuple(strides)
     published = attention == "svt"
     rates = _blocks.drop_rates(drop_path, sum(depths)) if drop_path else None
     stages: list[Stage] = []
@@ -247,8 +249,23 @@ class TwinsSvt(nnx.Module):
     self.head = _blocks.linear(features[-1], num_classes, dtype, rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(b, H, W, in_features) images to (b, num_classes) logits."""
-    for stage in self.stages:
+    """(b, H, W, in_features) images to (b, num_classes) logits.
+
+    Raises:
+      errors.UserError: for images that patches do not fill in every stage.
+    """
+    _blocks.check_images("twins_svt", x, self.in_features)
+    for i, (stage, stride) in enumerate(
+      zip(self.stages, self.strides, strict=True)
+    ):
+      height, width = x.shape[1:3]
+      if height % stride or width % stride:
+        # The rest would be cut off, and of a smaller map nothing be left.
+        raise errors.UserError(
+          f"twins_svt: stage {i} has patches of {stride}x{stride}, which do not"
+          f" fill a map of {height}x{width}; give images of whole multiples of"
+          f" {math.prod(self.strides)} pixels a side, or other strides"
+        )
       x = stage(x)
     return self.head(_blocks.norm(self.norm, x).mean((1, 2)))
 
@@ -329,13 +346,11 @@ def twins_svt(
 
 
 @_base.REGISTRY.register
-@_blocks.like(twins_svt, "features", "depths", "heads")
-def twins_svt_s(num_classes: int = 1000, **options: Any) -> TwinsSvt:
+@_blocks.size_of(twins_svt)
+def twins_svt_s() -> Mapping[str, Any]:
   """Twins-SVT-S: 2, 2, 10 and 4 blocks, 64 to 512; options of `twins_svt`."""
-  return twins_svt(
-    num_classes,
-    features=(64, 128, 256, 512),
-    depths=(2, 2, 10, 4),
-    heads=(2, 4, 8, 16),
-    **options,
-  )
+  return {
+    "features": (64, 128, 256, 512),
+    "depths": (2, 2, 10, 4),
+    "heads": (2, 4, 8, 16),
+  }

@@ -9,6 +9,7 @@ References: Dosovitskiy et al., 2021 (arXiv 2010.11929); Touvron et al., 2021
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -20,6 +21,18 @@ from jbin.models import _base, _blocks
 
 Pool = Literal["token", "mean"]
 POOLS = ("token", "mean")
+
+
+class Block(_blocks.Block):
+  """A block that can also show its attention's projections."""
+
+  def tapped(
+    self, x: jax.Array, rate: jax.Array | None = None
+  ) -> tuple[jax.Array, nn.Taps]:
+    """(b, tokens, features) to the same, as in a call, and `nn.Taps`."""
+    attn: Any = self.attn
+    y, found = attn(_blocks.norm(self.norm1, x), taps=True)
+    return self.add(x, y, rate), found
 
 
 class VisionTransformer(nnx.Module):
@@ -39,6 +52,7 @@ class VisionTransformer(nnx.Module):
     pool: Pool,
     qkv_bias: bool,
     dropout: float,
+    attention_dropout: float,
     drop_path: float,
     eps: float,
     dtype: Any,
@@ -63,18 +77,23 @@ class VisionTransformer(nnx.Module):
     if pool == "token":
       tokens += 1
       start = _blocks.INIT(rngs.params(), (1, 1, features), jnp.float32)
-      self.token = nnx.Param(start)
-    self.positions = nnx.Param(
+      self.token = nn.undecayed(start)
+    self.positions = nn.undecayed(
       _blocks.INIT(rngs.params(), (1, tokens, features), jnp.float32)
     )
     self.dropout = _blocks.make_dropout(dropout, rngs)
 
-    def block(rngs: nnx.Rngs) -> _blocks.Block:
+    def block(rngs: nnx.Rngs) -> Block:
       attn = _blocks.attention(
-        features, heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs
+        features,
+        heads,
+        qkv_bias=qkv_bias,
+        dropout=attention_dropout,
+        dtype=dtype,
+        rngs=rngs,
       )
-      hidden = int(mlp_ratio * features)
-      return _blocks.Block(
+      hidden = _blocks.hidden(features, mlp_ratio)
+      return Block(
         features,
         attn,
         _blocks.Mlp(features, hidden, dtype=dtype, rngs=rngs),
@@ -91,13 +110,7 @@ class VisionTransformer(nnx.Module):
 
   def embed(self, x: jax.Array) -> jax.Array:
     """(b, H, W, in_features) images to (b, tokens, features)."""
-    if x.shape[1:] != self.shape:
-      want = "x".join(map(str, self.shape))
-      raise errors.UserError(
-        f"vit: it has positions for images of {want}, got"
-        f" {'x'.join(map(str, x.shape[1:]))}; make it with image_size="
-        f"{x.shape[1]}, or give it images of its own size"
-      )
+    _blocks.check_images("vit", x, self.shape[-1], self.shape[0])
     x = _blocks.conv(self.patches, x)
     x = jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))
     if self.token is not None:
@@ -132,9 +145,9 @@ class VisionTransformer(nnx.Module):
     return _base.Outputs(logits, hidden, *found)
 
 
-def _tapped(block: Any, x: jax.Array, *rate: jax.Array) -> tuple[Any, Any]:
+def _tapped(block: Block, x: jax.Array, *rate: jax.Array) -> tuple[Any, Any]:
   """A block that also gives its output, and its attention's projections."""
-  x, found = block(x, *rate, taps=True)
+  x, found = block.tapped(x, *rate)
   return x, (x, found)
 
 
@@ -152,6 +165,7 @@ def vit(
   pool: Pool = "token",
   qkv_bias: bool = True,
   dropout: float = 0.0,
+  attention_dropout: float = 0.0,
   drop_path: float = 0.0,
   eps: float = 1e-12,
   dtype: Any = jnp.float32,
@@ -174,6 +188,7 @@ def vit(
       which none is a class token then.
     qkv_bias: whether queries, keys and values have biases.
     dropout: rate, of the embedding and of what each branch gives.
+    attention_dropout: rate, of the attentions' probabilities.
     drop_path: rate at which the last block's branches are dropped for an
       example; it grows from 0, in equal steps.
     eps: of the norms; checkpoints of the Hugging Face hub have 1e-12, those of
@@ -196,6 +211,7 @@ def vit(
     pool=pool,
     qkv_bias=qkv_bias,
     dropout=dropout,
+    attention_dropout=attention_dropout,
     drop_path=drop_path,
     eps=eps,
     dtype=dtype,
@@ -204,21 +220,21 @@ def vit(
 
 
 @_base.REGISTRY.register
-@_blocks.like(vit, "features", "depth", "heads")
-def deit_t(num_classes: int = 1000, **options: Any) -> VisionTransformer:
+@_blocks.size_of(vit)
+def deit_t() -> Mapping[str, Any]:
   """DeiT-T: 12 blocks of 192 features and 3 heads; options as for `vit`."""
-  return vit(num_classes, features=192, depth=12, heads=3, **options)
+  return {"features": 192, "depth": 12, "heads": 3}
 
 
 @_base.REGISTRY.register
-@_blocks.like(vit, "features", "depth", "heads")
-def deit_s(num_classes: int = 1000, **options: Any) -> VisionTransformer:
+@_blocks.size_of(vit)
+def deit_s() -> Mapping[str, Any]:
   """DeiT-S: 12 blocks of 384 features and 6 heads; options as for `vit`."""
-  return vit(num_classes, features=384, depth=12, heads=6, **options)
+  return {"features": 384, "depth": 12, "heads": 6}
 
 
 @_base.REGISTRY.register
-@_blocks.like(vit, "features", "depth", "heads")
-def deit_b(num_classes: int = 1000, **options: Any) -> VisionTransformer:
+@_blocks.size_of(vit)
+def deit_b() -> Mapping[str, Any]:
   """DeiT-B: 12 blocks of 768 features and 12 heads; options as for `vit`."""
-  return vit(num_classes, features=768, depth=12, heads=12, **options)
+  return {"features": 768, "depth": 12, "heads": 12}

@@ -21,6 +21,7 @@ from jbin.nn._quantizer import Quantizer, QuantizerSeen, QuantizerStat
 from jbin.nn._reshape_add import reshape_add
 from jbin.nn._squeeze_excite import SqueezeExcite
 from jbin.nn._stack import mark_stack, members, scan, stack, stack_axes
+from jbin.nn._undecayed import is_undecayed, undecayed
 
 __all__ = [
   "BatchNorm",
@@ -50,6 +51,7 @@ __all__ = [
   "XnorMap",
   "calibrate",
   "depthwise_conv",
+  "is_undecayed",
   "latents",
   "mark_stack",
   "members",
@@ -58,4 +60,5 @@ __all__ = [
   "scan",
   "stack",
   "stack_axes",
+  "undecayed",
 ]

@@ -131,7 +131,8 @@ def depthwise_conv(
   those of the convolution, up to rounding. On a CPU, where as many groups as
   input and output channels are convolved with stride 1 and without dilation,
   it adds up products of shifted maps, in float32; elsewhere, and for all
-  else, it is JAX's function. The cost counter sees the convolution.
+  else, it is JAX's function. The cost counter sees the convolution. As of
+  quantizers, there are no forward-mode derivatives: `jax.jvp` raises.
 
   Args:
     lhs: input, (N, spatial..., channels).
@@ -155,9 +156,11 @@ def depthwise_conv(
     if isinstance(padding, str):
       inside = lhs.shape[1:-1]
       pads = lax.padtype_to_pads(inside, sizes, window_strides, padding)
-    # A border as wide as the kernel would be cut off the gradient again.
+    # A border as wide as the kernel would be cut off the gradient again, and
+    # of a kernel that fits nowhere there is nothing to add up.
     if all(
-      0 <= pad < k for k, both in zip(sizes, pads, strict=True) for pad in both
+      max(both) < k <= n + sum(both) and min(both) >= 0
+      for n, k, both in zip(lhs.shape[1:-1], sizes, pads, strict=True)
     ):
       return _depthwise(lhs, rhs, tuple((int(a), int(b)) for a, b in pads))
   return lax.conv_general_dilated(

@@ -120,7 +120,7 @@ class HashAttention(nnx.Module):
     """
     if shift not in _SHIFTS:
       raise errors.UnknownName("shift", shift, _SHIFTS)
-    if features % heads:
+    if heads < 1 or features % heads:
       raise errors.UserError(
         f"HashAttention: {heads} heads do not divide {features} features"
       )

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jbin import errors
+
 # Tokens whose row of the attention map is there at once.
 _ROWS = 256
 
@@ -34,12 +36,23 @@ class HashLearning:
     iterations: steps for each bit.
     rate: of a step.
     momentum: Nesterov's.
+
+  Raises:
+    errors.UserError: if there are no pairs, or fewer steps than none.
   """
 
   similar: int = 10
   iterations: int = 100
   rate: float = 5e-4
   momentum: float = 0.9
+
+  def __post_init__(self) -> None:
+    """Checks the numbers."""
+    if self.similar < 1 or self.iterations < 0:
+      raise errors.UserError(
+        f"HashLearning: similar={self.similar}, iterations={self.iterations};"
+        " a hash learns from 1 pair of each sign or more, in 0 steps or more"
+      )
 
 
 class Pairs(NamedTuple):

@@ -192,7 +192,15 @@ class KernelHash(nnx.Module):
       anchors: tokens that others are compared with.
       learning: how it is fitted; None for the paper's way.
       rngs: stream "params", for W's start and the choice of anchors.
+
+    Raises:
+      errors.UserError: if there are no heads, channels, bits or anchors.
     """
+    if min(heads, head_dim, bits, anchors) < 1:
+      raise errors.UserError(
+        f"KernelHash: heads={heads}, head_dim={head_dim}, bits={bits},"
+        f" anchors={anchors}; each is 1 or more"
+      )
     self.shape = (heads, head_dim)
     self.learning = learning or _hash_learning.HashLearning()
     zeros = functools.partial(jnp.zeros, dtype=jnp.float32)

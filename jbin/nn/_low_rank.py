@@ -30,7 +30,14 @@ class LowRankResidual(nnx.Module):
   """
 
   def __init__(
-    self, features: int, rank: int = 1, *, dtype: Any = None, rngs: nnx.Rngs
+    self,
+    features: int,
+    rank: int = 1,
+    *,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    precision: Any = None,
+    rngs: nnx.Rngs,
   ):
     """Makes the five maps.
 
@@ -38,15 +45,24 @@ class LowRankResidual(nnx.Module):
       features: length of the input's last axis.
       rank: of the scores' terms.
       dtype: of the computation.
+      param_dtype: of the parameters.
+      precision: of all products.
       rngs: for the kernels.
     """
 
     def linear(outputs: int) -> nnx.Linear:
       start = nnx.initializers.normal(0.02)
       return nnx.Linear(
-        features, outputs, dtype=dtype, kernel_init=start, rngs=rngs
+        features,
+        outputs,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        precision=precision,
+        kernel_init=start,
+        rngs=rngs,
       )
 
+    self.precision = precision
     self.query_main, self.query_rest = linear(rank), linear(rank)
     self.key_main, self.key_rest = linear(rank), linear(rank)
     self.value_rest = linear(1)
@@ -58,7 +74,9 @@ class LowRankResidual(nnx.Module):
     left = jnp.concatenate([self.query_main(x), rest, rest], -1)
     rest = self.key_rest(x)
     right = jnp.concatenate([rest, self.key_main(x), rest], -1)
-    terms = jnp.einsum("...qr,...kr->...qk", left, right)
+    terms = jnp.einsum(
+      "...qr,...kr->...qk", left, right, precision=self.precision
+    )
     return (terms / math.sqrt(head_dim))[..., None, :, :]
 
   def values(self, x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jbin import errors
@@ -72,8 +73,12 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     )
     self.residual: _low_rank.LowRankResidual | None = nnx.data(None)
     if low_rank:
+      shared = ("dtype", "param_dtype", "precision")
       self.residual = _low_rank.LowRankResidual(
-        in_features, low_rank, dtype=kwargs.get("dtype"), rngs=rngs
+        in_features,
+        low_rank,
+        **{key: kwargs[key] for key in shared if key in kwargs},
+        rngs=rngs,
       )
 
   def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -125,11 +130,15 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         **kwargs,
       )
     decode = self.decode if decode is None else decode
-    others = [name for name, item in kwargs.items() if item is not None]
-    if decode or any(kwargs.values()):
+    others = [
+      name
+      for name, item in {"decode": decode, **kwargs}.items()
+      if item is not None and item is not False
+    ]
+    if others:
       raise errors.UserError(
         "MultiHeadAttention: bias, taps and low-rank residuals do not go"
-        f" with {', '.join(others) or 'decode'}; leave one of them out"
+        f" with {', '.join(others)}; leave one of them out"
       )
     if self.residual is not None and inputs_k is not None:
       raise errors.UserError(
@@ -147,6 +156,10 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       terms = self.residual.scores(inputs_q, query.shape[-1])
       bias = terms if bias is None else bias + terms
       value, more = self._with_term(value, self.residual.values(inputs_q))
+    dropout = self._dropout(deterministic, rngs)
+    if bias is not None and "dropout_rate" in dropout:
+      # Flax's function with dropout adds it as it is.
+      bias = jnp.expand_dims(bias, range(query.ndim - bias.ndim))
     y = self.attention_fn(
       query,
       key,
@@ -157,7 +170,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       dtype=self.dtype,
       precision=self.precision,
       **more,
-      **self._dropout(deterministic, rngs),
+      **dropout,
     )
     y = self.out(y)
     return (y, seen) if taps else y

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
+from jbin import errors
+
 M = TypeVar("M", bound=nnx.Module)
 
 
@@ -24,7 +26,15 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
 
   Returns:
     The stack; `scan` runs it.
+
+  Raises:
+    errors.UserError: if there is to be no block.
   """
+  if depth < 1:
+    raise errors.UserError(
+      f"a stack of {depth} blocks cannot run; give it 1 or more (the depth, or"
+      " layers, of a model or of each stage)"
+    )
   blocks = nnx.vmap(make, in_axes=0, out_axes=0)(rngs.split(depth))
   return mark_stack(blocks)
 
@@ -97,9 +107,24 @@ def scan(
   return run(blocks, x, each, *rest)
 
 
-def members(blocks: M, depth: int) -> list[M]:
-  """The blocks of a stack, each a module of its own (copies)."""
+def members(blocks: M) -> list[M]:
+  """The blocks of a stack, each a module of its own (copies).
+
+  Args:
+    blocks: what `stack` made; each variable has an entry for each block.
+
+  Raises:
+    errors.UserError: if the variables disagree on how many blocks there are,
+      or there are none.
+  """
   graphdef, state = nnx.split(blocks)
+  depths = {leaf.shape[:1] for leaf in jax.tree.leaves(state)}
+  if len(depths) != 1 or () in depths:
+    raise errors.UserError(
+      f"{type(blocks).__name__} is no stack of blocks: the first axes of its"
+      f" variables are {sorted(depths)}; give what nn.stack made"
+    )
+  ((depth,),) = depths
   found = [
     nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
     for i in range(depth)

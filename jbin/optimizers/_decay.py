@@ -8,21 +8,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jbin import errors
+from jbin import errors, nn
 from jbin.optimizers import _base, _latents
 
 CHOICES = ("kernels", "float", "latents", "learned")
 
-# What a layer of Flax or of `jbin.nn` has one of for each channel, position or
-# head, and a vision transformer's class token, positions, biases of relative
-# ones. By name, for in a stack of layers a vector has as many axes as a kernel.
+# What a layer of Flax or of `jbin.nn` has one of for each channel or head. By
+# name, for in a stack of layers a vector has as many axes as a kernel.
 _VECTORS = frozenset(
   {
     *("bias", "scale"),
     *("bias_x", "bias_y", "neg_slope", "pos_slope"),
     *("shift_in", "slope", "shift_out", "negative_slope"),
     *("height", "width"),
-    *("token", "positions", "table"),
   }
 )
 # What quantizers learn is scales, bounds and offsets, but for these.
@@ -32,10 +30,12 @@ _MATRICES = frozenset({"kernel", "fc1", "fc2"})
 def decayed(params: Any) -> Any:
   """A mask of the kernels: parameters with two axes and more, by name.
 
-  Biases, the scales of norms, slopes and shifts of activations, class tokens
-  and learned positions, and the scales, bounds and offsets that quantizers
-  learn are none, however many axes they have: a layer made by `nnx.vmap` has
-  one more, attention's biases have two.
+  Biases, the scales of norms, slopes and shifts of activations, and the
+  scales, bounds and offsets that quantizers learn are none, however many axes
+  they have: a layer made by `nnx.vmap` has one more, attention's biases have
+  two. Nor are parameters of which their model says so (`nn.undecayed`), as
+  class tokens, learned positions and tables of relative ones; that is on their
+  NNX variables, and a tree of bare arrays does not have it.
   """
 
   def kernel(path: tuple[Any, ...], w: Any) -> bool:
@@ -44,7 +44,13 @@ def decayed(params: Any) -> Any:
       return jnp.ndim(w) > 1 and names[-1] in _MATRICES
     return jnp.ndim(w) > 1 and names[-1] not in _VECTORS
 
-  return jax.tree_util.tree_map_with_path(kernel, params)
+  def all_of(path: tuple[Any, ...], node: Any) -> Any:
+    apart = nn.is_undecayed(node)
+    reached = lambda rest, w: not apart and kernel((*path, *rest), w)
+    return jax.tree_util.tree_map_with_path(reached, node)
+
+  is_variable = lambda node: isinstance(node, nnx.Variable)
+  return jax.tree_util.tree_map_with_path(all_of, params, is_leaf=is_variable)
 
 
 def _learned(names: list[str]) -> bool:

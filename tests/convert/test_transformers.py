@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import jbin
-from jbin import convert, errors, nn, quantizers as q, schedules
+from jbin import convert, errors, models, nn, quantizers as q, schedules
 from tests.convert.transformers import TOKENS, Block, Encoder
 
 BOOL = {
@@ -35,6 +35,36 @@ def _bits(model, rules):
   entries = jbin.plan(model, rules, TOKENS).entries
   wide = ("32", "32x32", "32x32, 32x32", "")
   return {e.path: e.bits for e in entries if e.bits not in wide}
+
+
+@pytest.mark.parametrize("name", ["bivit", "bibert", "bipft"])
+def test_low_rank_estimates_stay_float(name):
+  """In every set, and of an attention whose projections do not."""
+  model = nnx.eval_shape(
+    lambda: models.bert(
+      layers=1,
+      features=8,
+      heads=2,
+      mlp_features=8,
+      vocab_size=9,
+      max_length=4,
+      low_rank=1,
+      rngs=nnx.Rngs(0),
+    )
+  )
+  example = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+  slots = {
+    entry.path.removeprefix("layers/attn/"): bool(entry.slots)
+    for entry in jbin.plan(model, _rules(name), example).entries
+    if entry.path.startswith("layers/attn/")
+  }
+  assert {path for path, low in slots.items() if not low} == {
+    f"residual/{part}"
+    for part in ("query_main", "query_rest", "key_main", "key_rest")
+  } | {"residual/value_rest"}
+  assert {path for path, low in slots.items() if low} == {
+    *("query", "key", "value", "out")
+  }
 
 
 # --- Scores as weights --------------------------------------------------------
@@ -112,12 +142,12 @@ def test_bivit_binarizes_attention_and_perhaps_mlps(options, mlp):
 
 
 def test_bivit_s_parts():
-  first, second = _rules("bivit")
+  _, first, second = _rules("bivit")
   assert first.weights_quantizer == q.sab()
   assert first.normalize == "softmax"
   assert first.kernel_quantizer == q.bivit_weight()
   assert second.input_quantizer is None
-  plain, late = _rules(
+  _, plain, late = _rules(
     "bivit", attention="bool", scales="mean", mlp="w1a1", mlp_start=0.5
   )
   assert plain.weights_quantizer == q.ste_heaviside(edge="open")
@@ -125,7 +155,7 @@ def test_bivit_s_parts():
   assert plain.kernel_quantizer == q.bivit_weight(learned=False)
   assert (plain.start, late.start) == (0.0, 0.5)
   assert late.input_quantizer == q.sign(edge="open")
-  (shared,) = _rules("bivit", mlp="float", beta=schedules.linear(0.2, 0.4))
+  _, shared = _rules("bivit", mlp="float", beta=schedules.linear(0.2, 0.4))
   assert shared.weights_quantizer.scheduled
 
 

@@ -66,7 +66,7 @@ def one_layer(z: Reader, rules: str, **options):
     **options,
   )
   low = jbin.quantize(model, at_zero(convert.REGISTRY.get(rules)()))
-  (layer,) = nn.members(low.layers, 1)
+  (layer,) = nn.members(low.layers)
   fill(layer, z, "param.")
   return layer
 

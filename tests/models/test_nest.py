@@ -129,9 +129,3 @@ def test_paths_are_dropped_more_often_the_deeper_they_are():
 def test_errors(options, text):
   with pytest.raises(errors.UserError, match=text):
     models.nest(**{**SMALL, **options}, rngs=nnx.Rngs(0))
-
-
-def test_images_of_another_size():
-  model = abstract.build("nest", **SMALL)
-  with pytest.raises(errors.UserError, match="positions for images of 12x12x3"):
-    abstract.logits(model, (1, 16, 16, 3))

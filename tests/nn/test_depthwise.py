@@ -21,6 +21,7 @@ CASES = [
   ("strides", (3, 3), {"strides": 2}, MAP, False),
   ("dilated", (3, 3), {"kernel_dilation": 2}, MAP, False),
   ("wide borders", (2, 2), {"padding": 2}, MAP, False),
+  ("too small a map", (4, 2), {"padding": "VALID"}, (2, 2, 7, 6), False),
   ("groups", (3, 3), {"feature_group_count": 2}, MAP, False),
 ]
 

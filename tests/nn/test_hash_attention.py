@@ -101,10 +101,27 @@ def test_what_fitting_refuses():
     nn.calibrate(wide, _x())
   with pytest.raises(errors.UserError, match=r"expected \(batch.*, 2, 4\)"):
     _layer().hash.fit(_x())
-  with pytest.raises(errors.UserError, match="3 heads do not divide 8"):
-    nn.HashAttention(8, 3, rngs=nnx.Rngs(0))
-  with pytest.raises(errors.UserError, match=r"unknown shift .*consistent"):
-    _layer(shift="constant")
+
+
+@pytest.mark.parametrize(
+  ("options", "text"),
+  [
+    ({"heads": 3}, "3 heads do not divide 8"),
+    ({"heads": 0}, "0 heads do not divide 8"),
+    ({"bits": 0}, r"bits=0, anchors=25; each is 1 or more"),
+    ({"anchors": 0}, r"anchors=0; each is 1 or more"),
+    ({"shift": "constant"}, r"unknown shift .*consistent"),
+  ],
+)
+def test_what_it_is_not_made_with(options, text):
+  with pytest.raises(errors.UserError, match=text):
+    nn.HashAttention(8, **{"heads": 2, **options}, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("options", [{"similar": 0}, {"iterations": -1}])
+def test_learning_from_nothing(options):
+  with pytest.raises(errors.UserError, match="1 pair of each sign or more"):
+    nn.HashLearning(**options)
 
 
 def test_several_batch_axes_and_bfloat16():
@@ -173,7 +190,7 @@ def test_a_stack_is_fitted_layer_by_layer():
   """Each on what those before it make with their new codes."""
   model, x = Stack(nnx.Rngs(0)), _x()
   y = x
-  for layer in nn.members(model.blocks, 3):
+  for layer in nn.members(model.blocks):
     view = views.view(layer, calibrating=True)
     y = nnx.jit(lambda view, x: view(x))(view, y)
   nn.calibrate(model, x)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jbin import cost, nn, quantizers
+from jbin import cost, errors, nn, quantizers
+from tests import programs
 from tests.nn import layers
 
 SIGN = quantizers.sign()
@@ -185,3 +186,40 @@ def test_all_products_of_a_binary_layer_are_of_bits():
   assert make()(_x(), is_causal=True).shape == SHAPE
   names = [(name, "kernel") for name in ("key", "out", "query", "value")]
   assert list(nn.latents(model)) == names
+
+
+def test_residual_terms_have_the_types_and_the_precision_of_the_layer():
+  layer = nn.MultiHeadAttention(
+    2,
+    8,
+    low_rank=1,
+    dtype=jnp.bfloat16,
+    param_dtype=jnp.bfloat16,
+    precision="highest",
+    rngs=nnx.Rngs(0),
+  )
+  for path, variable in nnx.to_flat_state(nnx.state(layer, nnx.Param)):
+    assert variable.dtype == jnp.bfloat16, path
+  dots = [
+    equation.params["precision"]
+    for equation in programs.equations(layer, _x())
+    if equation.primitive.name == "dot_general"
+  ]
+  # Flax's own function of the two products of an attention takes none.
+  highest = jax.lax.Precision.HIGHEST
+  assert dots.count((highest, highest)) == len(dots) - 2 == 4 + 5 + 1
+
+
+@pytest.mark.parametrize(
+  ("options", "names"),
+  [
+    ({"sow_weights": True}, "sow_weights"),
+    ({"sow_weights": False, "decode": True}, "decode"),
+    ({"decode": True, "sow_weights": True}, "decode, sow_weights"),
+    ({"out_sharding": np.zeros(2)}, "out_sharding"),
+  ],
+)
+def test_residual_terms_do_not_go_with_what_flax_alone_has(options, names):
+  layer = nn.MultiHeadAttention(2, 8, low_rank=1, rngs=nnx.Rngs(0))
+  with pytest.raises(errors.UserError, match=f"not go with {names};"):
+    layer(_x(), **options)

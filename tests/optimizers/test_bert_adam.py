@@ -111,9 +111,9 @@ def test_parameters_of_stacks_say_so():
   abstract = nnx.eval_shape(lambda: _low(nnx.Rngs(0)))
   assert _axes(nnx.state(abstract, nnx.Param)) == _axes(params)
   assert _axes(jax.tree.map(jnp.ones_like, params)) == _axes(params)
-  for member in nn.members(low.layers, 2):
+  for member in nn.members(low.layers):
     assert set(_axes(nnx.state(member, nnx.Param)).values()) == {0}
-  (row, *_) = nn.members(low.grid, 3)
+  (row, *_) = nn.members(low.grid)
   assert set(_axes(nnx.state(row, nnx.Param)).values()) == {1}
   assert nn.stack_axes(jnp.ones(3)) == 0
 

@@ -78,6 +78,24 @@ def test_trees_of_arrays_go_by_name_and_rank():
   assert optimizers.decayed([jnp.zeros(2)]) == [False]
 
 
+def test_a_name_alone_spares_no_matrix():
+  """What is spared says so, in a stack too; the tree has the model's shape."""
+
+  class Own(nnx.Module):
+    def __init__(self, rngs):
+      start = jnp.ones((2, 3))
+      self.table = nnx.Param(start)
+      self.token = nn.undecayed(start)
+      self.positions = nn.undecayed(start)
+
+  model = nn.stack(Own, 2, nnx.Rngs(0))
+  params = nnx.state(model, nnx.Param)
+  mask = optimizers.decayed(params)
+  assert _reached(mask) == {"table"}
+  assert jax.tree.structure(mask) == jax.tree.structure(params)
+  assert _reached(optimizers.decay_mask(model, "float")) == {"table"}
+
+
 def _low(inputs, kernels):
   return lambda rngs: nn.Conv(
     64,
