@@ -217,6 +217,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   writers: list[metrics.Writer] = []
   timing = None
   if first:
+    if step < config.steps:  # whoever looks for the page takes a run for over
+      (workdir / "report" / "index.html").unlink(missing_ok=True)
     (workdir / "config.json").write_text(
       json.dumps(config_lib.to_mapping(config), indent=2) + "\n"
     )

@@ -77,10 +77,14 @@ def test_evaluation_counts_each_example_once(finished, tiny_config, size):
 def test_stopped_twice_by_sigterm_equals_undisturbed(
   finished, tiny_config, tmp_path, stop_after, capsys
 ):
+  page = tmp_path / "report" / "index.html"
+  page.parent.mkdir()
+  page.write_text("of a run that was over with fewer steps")
   # Neither 5 nor 5 + 8 is a multiple of any interval.
   for steps in (5, 8):
     with stop_after(steps):
       assert loop.run(tiny_config(), tmp_path) == {}
+    assert not page.exists()
   assert "stopped by SIGTERM and saved after step 13" in capsys.readouterr().err
   loop.run(tiny_config(), tmp_path)
   assert (tmp_path / "metrics.jsonl").read_bytes() == (
