@@ -316,7 +316,8 @@ def test_a_configs_step_is_the_loops(tiny_config):
 
 
 def test_no_data_is_needed_when_the_size_is_known(tiny):
-  report = tiny(data={"name": "nowhere"}, image_size=8)
+  model = {"name": "tiny", "num_classes": 10}
+  report = tiny(data={"name": "nowhere"}, image_size=8, model=model)
   assert report.phases()["backward"]["ace"] > 0
 
 
