@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,8 @@ def main(argv: Sequence[str]) -> None:
   # start.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   if given["compiled"]:
-    _make_devices(config.mesh.data * config.mesh.fsdp)
+    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    _make_devices(math.prod(max(1, size) for size in sizes))
   from jbin.train import build
 
   build.check(config)

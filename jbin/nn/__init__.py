@@ -2,6 +2,7 @@
 
 from jbin.nn._activation import DPReLU, Maxout, RPReLU
 from jbin.nn._attention import DotProductAttention, raw_scores
+from jbin.nn._axes import axis_names, name_axes
 from jbin.nn._calibrate import calibrate
 from jbin.nn._conv import Conv
 from jbin.nn._conv_transpose import ConvTranspose
@@ -49,12 +50,14 @@ __all__ = [
   "SqueezeExcite",
   "Taps",
   "XnorMap",
+  "axis_names",
   "calibrate",
   "depthwise_conv",
   "is_undecayed",
   "latents",
   "mark_stack",
   "members",
+  "name_axes",
   "raw_scores",
   "reshape_add",
   "scan",

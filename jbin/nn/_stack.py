@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 from flax import nnx
@@ -11,6 +11,12 @@ from flax import nnx
 from jbin import errors
 
 M = TypeVar("M", bound=nnx.Module)
+
+Remat = Literal["none", "full", "dots"]
+_POLICIES: dict[str, Callable[..., Any] | None] = {
+  "full": None,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
@@ -76,6 +82,7 @@ def scan(
   *rest: Any,
   each: Any = None,
   call: Callable[..., Any] | None = None,
+  remat: Remat = "none",
 ) -> tuple[Any, Any]:
   """`x` through all blocks of a stack; compiled once, whatever the depth.
 
@@ -88,10 +95,17 @@ def scan(
     each: a pytree of arrays with a leading axis, one entry for each block,
       which gets it as the last argument; None: there is none.
     call: (block, x, *rest) -> (x, y); None: the block itself, without a y.
+    remat: what the backward pass computes again: "none"; "full", all but the
+      blocks' inputs; "dots", all but those and the products with parameters.
 
   Returns:
     (x after the last block, the y of all blocks, stacked).
+
+  Raises:
+    errors.UserError: if `remat` is unknown.
   """
+  if remat not in ("none", *_POLICIES):
+    raise errors.UnknownName("remat", remat, ("none", *_POLICIES))
 
   def step(block: Any, x: Any, item: Any, *rest: Any) -> tuple[Any, Any]:
     last = () if item is None else (item,)
@@ -99,6 +113,9 @@ def scan(
       return call(block, x, *rest, *last)
     return block(x, *rest, *last), None
 
+  if remat != "none":
+    # Scans are optimization barriers already: nothing is computed once.
+    step = nnx.remat(step, prevent_cse=False, policy=_POLICIES[remat])
   run = nnx.scan(
     step,
     in_axes=(0, nnx.Carry, 0, *(None for _ in rest)),

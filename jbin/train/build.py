@@ -253,7 +253,7 @@ def training_report(
   found = step.report(config.model.name)
   if not compiled:
     return found
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = sharding.of(config.mesh)
   sharding.check_batch("batch_size", config.batch_size, mesh)
   made = step.compile(mesh)
   assert found.training is not None

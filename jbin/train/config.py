@@ -73,6 +73,9 @@ class Mesh:
   # Devices along which only the batch is split.
   fsdp: int = 1
   # Devices along which parameters, optimizer and batch are split.
+  tensor: int = 1
+  # Devices along which the features of layers are split, where a model names
+  # them (language models do); they share a batch.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
     errors.UserError: if there is no checkpoint, or it is of another model (also
       one with the same arrays, such as another bound).
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = sharding.of(config.mesh)
   batch_size = config.eval_batch_size or config.batch_size
   sharding.check_batch("eval_batch_size", batch_size, mesh)
   source = build.dataset(config)

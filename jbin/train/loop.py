@@ -82,7 +82,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     FloatingPointError: if a metric is not finite any more.
   """
   # --- Devices ---------------------------------------------------------------
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = sharding.of(config.mesh)
   eval_batch_size = config.eval_batch_size or config.batch_size
   sharding.check_batch("batch_size", config.batch_size, mesh)
   sharding.check_batch("eval_batch_size", eval_batch_size, mesh)

@@ -36,7 +36,7 @@ def check(config: config_lib.Config) -> None:
         f"config key '{key}' is {getattr(config, key)}; it must be {bound} or"
         " more"
       )
-  for key in ("data", "fsdp"):
+  for key in ("data", "fsdp", "tensor"):
     size = getattr(config.mesh, key)
     if size < 1 and size != -1:
       raise errors.UserError(

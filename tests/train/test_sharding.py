@@ -2,34 +2,44 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec as P
 
-from jbin import errors
+from jbin import errors, nn
 from jbin.train import sharding
 
 
 @pytest.mark.parametrize(
-  ("data", "fsdp", "sizes"),
-  [(1, 1, (1, 1)), (-1, 1, (8, 1)), (2, -1, (2, 4)), (2, 2, (2, 2))],
+  ("given", "sizes"),
+  [
+    ((1, 1), (1, 1, 1)),
+    ((-1, 1), (8, 1, 1)),
+    ((2, -1), (2, 4, 1)),
+    ((2, 2), (2, 2, 1)),
+    ((1, 4, 2), (1, 4, 2)),
+    ((-1, 2, 2), (2, 2, 2)),
+    ((1, 2, -1), (1, 2, 4)),
+  ],
 )
-def test_meshes(data, fsdp, sizes):
-  mesh = sharding.make_mesh(data, fsdp)
+def test_meshes(given, sizes):
+  mesh = sharding.make_mesh(*given)
   assert tuple(mesh.shape.values()) == sizes
-  assert mesh.axis_names == ("data", "fsdp")
+  assert mesh.axis_names == ("data", "fsdp", "tensor")
 
 
 @pytest.mark.parametrize(
-  ("data", "fsdp", "message"),
+  ("given", "message"),
   [
-    (-1, -1, "only one axis"),
-    (-1, 3, "a mesh axis of 3 does not divide 8 devices"),
-    (4, 4, "needs 16 devices and there are 8"),
+    ((-1, -1), "only one axis"),
+    ((-1, 3), "a mesh axis of 3 does not divide 8 devices"),
+    ((4, 4), "data=4, fsdp=4, tensor=1 needs 16 devices and there are 8"),
   ],
 )
-def test_meshes_that_cannot_be(data, fsdp, message):
+def test_meshes_that_cannot_be(given, message):
   with pytest.raises(errors.UserError, match=message):
-    sharding.make_mesh(data, fsdp)
+    sharding.make_mesh(*given)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +61,39 @@ def test_rules(shape, spec):
   assert sharding.spec(shape, sharding.make_mesh(8, 1)) == P()
 
 
+NAMED = [
+  ((64, 128), ("embed", "mlp"), P("fsdp", "tensor")),
+  ((128, 64), ("heads", "embed"), P("tensor", "fsdp")),
+  ((6, 64, 128), (None, "embed", "inner"), P(None, "fsdp", "tensor")),
+  ((2048,), ("inner",), P("tensor")),
+  ((2047, 64), ("vocab", "embed"), P(None, "fsdp")),  # is not divided
+  ((8, 8), ("embed", "mlp"), P()),  # small
+]
+
+
+@pytest.mark.parametrize(("shape", "names", "spec"), NAMED)
+def test_axes_with_names(shape, names, spec):
+  assert sharding.spec(shape, sharding.make_mesh(1, 4, 2), names) == spec
+
+
+def test_an_optimizer_lies_as_its_parameters_do():
+  def block(rngs):
+    layer = nnx.Linear(64, 128, rngs=rngs)
+    return nn.name_axes(layer, kernel=("embed", "mlp"))
+
+  params = nnx.state(nn.stack(block, 3, nnx.Rngs(0)))
+  mesh = sharding.make_mesh(1, 4, 2)
+  tree = {"params": params, "optimizer": optax.adam(0.1).init(params)}
+  specs = [leaf.spec for leaf in jax.tree.leaves(sharding.intended(tree, mesh))]
+  assert specs.count(P(None, "fsdp", "tensor")) == 3
+
+
+def test_names_that_do_not_fit():
+  layer = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+  with pytest.raises(errors.UserError, match=r"kernel has the shape \(8, 8\)"):
+    nn.name_axes(layer, kernel=("embed",))
+
+
 def test_check_names_the_path():
   mesh = sharding.make_mesh(2, 4)
   tree = {"conv": {"kernel": jnp.zeros((64, 64)), "bias": jnp.zeros(3)}}
@@ -68,3 +111,4 @@ def test_batches_that_cannot_be_shared_out():
     sharding.check_batch("batch_size", 12, mesh)
   with pytest.raises(errors.UserError, match=r"choose 8$"):
     sharding.check_batch("batch_size", 4, mesh)
+  sharding.check_batch("batch_size", 4, sharding.make_mesh(1, 4, 2))
