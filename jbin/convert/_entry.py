@@ -31,7 +31,7 @@ class Entry:
     slots: its quantizers.
     reason: why it stays as it is, or, of one that changes, what to know of it;
       "" if there is nothing to say.
-    output_scale: what makes that of a convolution; None: nothing does.
+    output_scale: what makes that of the layer; None: nothing does.
   """
 
   path: str
@@ -149,8 +149,9 @@ def layer_entry(
       found = _lost(low) if lead else []
       if seen is not None and not places and kind.flax is not nnx.Embed:
         found.insert(0, "the example did not run it")
-      if rule.output_scale is not None and kind.ours is not nn.Conv:
-        found.append("it is no convolution: the output_scale is left out")
+      if rule.output_scale is not None and scale is None:
+        taking = " or ".join(_rule.scaled_layers(rule.output_scale))
+        found.append(f"it is no {taking}: the output_scale is left out")
       reason = "; ".join(found)
   if held:
     reason = "already quantized"
@@ -199,9 +200,11 @@ def _output_scale(
   rule: _rule.Rule,
   seen: _trace.Trace | None,
 ) -> Callable[[], Any] | None:
-  """What makes the rule's factor for a convolution; of its output's size."""
+  """What makes the rule's module for the output; of the output's size."""
   make = rule.output_scale
-  if make is None or not isinstance(layer, nnx.Conv):
+  kind = _layers.kind_of(layer)
+  assert kind is not None
+  if make is None or kind.flax.__name__ not in _rule.scaled_layers(make):
     return None
   assert callable(make)
   wanted = _rule.sizes_of(make)

@@ -207,7 +207,7 @@ def adopt(
     slots: the rule's names -> quantizers.
     rngs: for quantizers that draw.
     grad_precision: of the gradient products.
-    output_scale: makes that of a convolution; None: nothing does.
+    output_scale: makes that of a layer that can have one; None: nothing does.
   """
   kind = kind_of(layer)
   assert kind is not None
@@ -236,7 +236,8 @@ def adopt(
     setattr(layer, attribute, nnx.data(held))
   if kind.ours is not nn.Embed:
     layer.grad_precision = grad_precision if own == "float32" else own
-  if kind.ours is nn.Conv and getattr(layer, "output_scale", None) is None:
+  scaled = kind.ours in (nn.Conv, nn.Linear)
+  if scaled and getattr(layer, "output_scale", None) is None:
     scale = None
     if output_scale is not None:
       alone = functools.partial(_without_rngs, output_scale)
@@ -327,13 +328,13 @@ def hold(
 def release(layer: Any) -> None:
   """Makes one of ours Flax's own layer; variables stay, quantizers go.
 
-  The output_scale of a low-bit convolution goes with its quantizers.
+  The output_scale of a low-bit layer goes with its quantizers.
 
   Args:
     layer: of one of `KINDS`; it is changed.
 
   Raises:
-    errors.UserError: if it is a float convolution with an output_scale.
+    errors.UserError: if it is a float layer with an output_scale.
   """
   kind = kind_of(layer)
   assert kind is not None

@@ -28,6 +28,7 @@ Spec = quantizers.Quantizer | None
 OUTPUT_SCALES: dict[str, Callable[..., Any]] = {
   "XnorMap": nn.XnorMap,
   "SpatialScale": nn.SpatialScale,
+  "OutputNorm": nn.OutputNorm,
 }
 _SIZES = ("height", "width")
 
@@ -59,10 +60,12 @@ class Rule:
     normalize: what makes the scores of an attention its weights, in front of
       the `weights_quantizer`: "softmax", or "none" where that takes the scores
       themselves (BiBERT).
-    output_scale: of convolutions: what makes a factor of the output for each,
-      `nn.XnorMap` (XNOR-Net's K), `nn.SpatialScale` (XNOR-Net++'s rows and
-      columns), or their names; other layers go without. It is called with the
-      output's `height` and `width`, where it needs them.
+    output_scale: what makes, for each layer, a module that its product goes
+      through before the bias: for convolutions `nn.XnorMap` (XNOR-Net's K) and
+      `nn.SpatialScale` (XNOR-Net++'s rows and columns), for linear layers too
+      `nn.OutputNorm` (OneBit's norm), or their names. Layers that are not
+      among its `layers` (without that attribute: convolutions) go without. It
+      is called with the output's `height` and `width`, where it needs them.
     start: progress from which all of these are on; floats before.
     grad_precision: of the gradient products of a layer that it quantizes,
       "float32" (exact) or "bfloat16".
@@ -233,6 +236,13 @@ def type_name(wanted: Any) -> str:
   if isinstance(wanted, list | tuple):
     return f"({', '.join(map(type_name, wanted))})"
   return wanted if isinstance(wanted, str) else wanted.__name__
+
+
+def scaled_layers(make: Any) -> tuple[str, ...]:
+  """The names of Flax's classes whose output an output_scale may have."""
+  while isinstance(make, functools.partial):
+    make = make.func
+  return getattr(make, "layers", ("Conv",))
 
 
 def name_of(make: Any) -> str:

@@ -11,6 +11,7 @@ from jbin.estimators._clipped_round import clipped_round
 from jbin.estimators._dsq import dsq
 from jbin.estimators._ede_sign import ede_sign
 from jbin.estimators._fda_sign import fda_sign
+from jbin.estimators._onebit_sign import onebit_sign
 from jbin.estimators._rbnn_sign import rbnn_sign
 from jbin.estimators._reste_sign import reste_sign
 from jbin.estimators._sine_sign import sine_sign
@@ -30,6 +31,7 @@ __all__ = [
   "dsq",
   "ede_sign",
   "fda_sign",
+  "onebit_sign",
   "rbnn_sign",
   "reste_sign",
   "sine_sign",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,6 @@ from flax import nnx
 from jbin import errors, products
 from jbin.nn import _linear, _quantizer, _sharded
 from jbin.quantizers import Quantized, Quantizer
-
-# (result, input, layer) -> result; (N, spatial..., O) and (N, spatial..., C).
-OutputScale = Callable[[jax.Array, jax.Array, Any], jax.Array]
-_BESIDE = "a quantizer or an output_scale"
 
 
 def _wrapped(
@@ -71,7 +67,7 @@ class Conv(nnx.Conv):
     *,
     input_quantizer: Quantizer | None = None,
     kernel_quantizer: Quantizer | None = None,
-    output_scale: OutputScale | None = None,
+    output_scale: _linear.OutputScale | None = None,
     grad_precision: products.GradPrecision = "float32",
     rngs: nnx.Rngs,
     **kwargs: Any,
@@ -87,7 +83,8 @@ class Conv(nnx.Conv):
       kernel_quantizer: the same for the kernel (spatial, in / groups, out).
       output_scale: a module called with the convolution's result, its float
         input (both with one batch axis) and this layer; it returns the result
-        that the bias is added to. `nn.SpatialScale`, `nn.XnorMap`.
+        that the bias is added to. `nn.SpatialScale`, `nn.XnorMap`,
+        `nn.OutputNorm`.
       grad_precision: of the gradient products of quantized operands.
       rngs: as in `nnx.Conv`.
       **kwargs: as in `nnx.Conv`.
@@ -102,12 +99,12 @@ class Conv(nnx.Conv):
     self.kernel_quantizer = _quantizer.hold(
       kernel_quantizer, out_features, self.kernel[...], rngs
     )
-    self.output_scale: OutputScale | None = (
+    self.output_scale: _linear.OutputScale | None = (
       nnx.data(None) if output_scale is None else output_scale
     )
     if self._altered:
-      _linear.refuse("Conv", {"mask": self.mask}, _BESIDE)
-      _linear.refuse_arithmetic("Conv", kwargs, _BESIDE)
+      _linear.refuse("Conv", {"mask": self.mask}, _linear.BESIDE)
+      _linear.refuse_arithmetic("Conv", kwargs, _linear.BESIDE)
 
   @property
   def _altered(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,10 @@ from flax import nnx
 from jbin import errors, products
 from jbin.nn import _quantizer, _sharded
 from jbin.quantizers import Quantized, Quantizer
+
+# (result, input, layer) -> result; (N, ..., out) and (N, ..., in).
+OutputScale = Callable[[jax.Array, jax.Array, Any], jax.Array]
+BESIDE = "a quantizer or an output_scale"
 
 
 def operands(
@@ -69,7 +73,8 @@ class Linear(nnx.Linear):
   """`nnx.Linear` that can quantize its input and its kernel.
 
   Without quantizers it is `nnx.Linear`, bit for bit. With them
-  `y = Q_x(x) Q_w(kernel) + bias`; the product works on the codes.
+  `y = Q_x(x) Q_w(kernel) + bias`; the product works on the codes. An
+  `output_scale` comes between the product and the bias.
   """
 
   def __init__(
@@ -79,6 +84,7 @@ class Linear(nnx.Linear):
     *,
     input_quantizer: Quantizer | None = None,
     kernel_quantizer: Quantizer | None = None,
+    output_scale: OutputScale | None = None,
     grad_precision: products.GradPrecision = "float32",
     rngs: nnx.Rngs,
     **kwargs: Any,
@@ -90,13 +96,14 @@ class Linear(nnx.Linear):
       out_features: length of the output's last axis.
       input_quantizer: a `jbin.quantizers` member, or None.
       kernel_quantizer: the same for the kernel (in, out).
+      output_scale: a module called with the product, the float input (both
+        with a batch axis) and this layer; it returns the result that the bias
+        is added to. `nn.OutputNorm`.
       grad_precision: of the gradient products of quantized operands.
       rngs: as in `nnx.Linear`.
       **kwargs: as in `nnx.Linear`.
     """
     super().__init__(in_features, out_features, rngs=rngs, **kwargs)
-    if input_quantizer is not None or kernel_quantizer is not None:
-      refuse_arithmetic("Linear", kwargs)
     self.grad_precision: products.GradPrecision = grad_precision
     self.input_quantizer = _quantizer.hold(
       input_quantizer, in_features, rngs=rngs
@@ -104,10 +111,21 @@ class Linear(nnx.Linear):
     self.kernel_quantizer = _quantizer.hold(
       kernel_quantizer, out_features, self.kernel[...], rngs
     )
+    self.output_scale: OutputScale | None = (
+      nnx.data(None) if output_scale is None else output_scale
+    )
+    if self._altered:
+      refuse_arithmetic("Linear", kwargs, BESIDE)
+
+  @property
+  def _altered(self) -> bool:
+    """Whether it does anything that Flax's layer does not."""
+    parts = (self.input_quantizer, self.kernel_quantizer, self.output_scale)
+    return any(part is not None for part in parts)
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """(..., in_features) to (..., out_features)."""
-    if self.input_quantizer is None and self.kernel_quantizer is None:
+    if not self._altered:
       return super().__call__(inputs, out_sharding)
     if out_sharding is not None:
       return _sharded.call(Linear.__call__, out_sharding, self, inputs)
@@ -125,6 +143,8 @@ class Linear(nnx.Linear):
       precision=self.precision,
       grad_precision=self.grad_precision,
     )
+    if self.output_scale is not None:
+      y = self.output_scale(y, inputs, self)
     if self.bias is not None:
       y += jnp.reshape(
         self.bias[...].astype(dtype), (1,) * (y.ndim - 1) + (-1,)

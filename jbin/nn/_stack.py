@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import jax
 from flax import nnx
 
-from jbin import errors
+from jbin import errors, shards
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -86,7 +86,8 @@ def scan(
 ) -> tuple[Any, Any]:
   """`x` through all blocks of a stack; compiled once, whatever the depth.
 
-  What blocks measure or draw is kept in the stack.
+  What blocks measure or draw is kept in the stack. On a mesh of devices what
+  goes from block to block is split as the batch is (`shards.along_batch`).
 
   Args:
     blocks: what `stack` made.
@@ -109,9 +110,12 @@ def scan(
 
   def step(block: Any, x: Any, item: Any, *rest: Any) -> tuple[Any, Any]:
     last = () if item is None else (item,)
+    x, y = shards.along_batch(x), None
     if call is not None:
-      return call(block, x, *rest, *last)
-    return block(x, *rest, *last), None
+      x, y = call(block, x, *rest, *last)
+    else:
+      x = block(x, *rest, *last)
+    return shards.along_batch(x), y
 
   if remat != "none":
     # Scans are optimization barriers already: nothing is computed once.

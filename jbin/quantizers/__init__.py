@@ -37,6 +37,7 @@ from jbin.quantizers._lab import lab_activation
 from jbin.quantizers._lqnet import lqnet_activation, lqnet_weight
 from jbin.quantizers._lsq import lsq
 from jbin.quantizers._noop import noop
+from jbin.quantizers._onebit import onebit_weight
 from jbin.quantizers._pact import pact
 from jbin.quantizers._pokebnn import ema_bounds, poke_activation, poke_weight
 from jbin.quantizers._rbnn import rbnn_activation, rbnn_weight
@@ -97,6 +98,7 @@ __all__ = [
   "make",
   "minmax",
   "noop",
+  "onebit_weight",
   "pact",
   "poke_activation",
   "poke_weight",

@@ -11,14 +11,12 @@ import jax
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jbin import errors, nn
+from jbin import errors, nn, shards
 
 if TYPE_CHECKING:
   from jbin.train import config as config_lib
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")
-"""The axes that a batch is split along; those of `tensor` share a part."""
 LOGICAL = {
   "embed": "fsdp",
   "vocab": "tensor",
@@ -155,7 +153,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch(mesh: Mesh) -> NamedSharding:
   """Split along the first axis over all devices but those of `tensor`."""
-  return NamedSharding(mesh, PartitionSpec(BATCH))
+  return NamedSharding(mesh, PartitionSpec(shards.BATCH))
 
 
 def put(mesh: Mesh, tree: Any, *, split: bool = False) -> Any:
@@ -173,7 +171,7 @@ def check_batch(key: str, size: int, mesh: Mesh) -> None:
   Raises:
     errors.UserError: naming the config key and the nearest sizes.
   """
-  parts = math.prod(mesh.shape[axis] for axis in BATCH)
+  parts = math.prod(mesh.shape[axis] for axis in shards.BATCH)
   if size % parts:
     below = size - size % parts
     above = below + parts

@@ -46,7 +46,7 @@ def test_rows_and_columns_have_the_size_of_the_output():
   assert low(x).shape == model(x).shape
   entries = _entries(model, rule, x)
   assert entries["up"].output_scale is None  # a transposed convolution
-  assert "no convolution: the output_scale" in entries["up"].reason
+  assert "no Conv: the output_scale" in entries["up"].reason
   text = str(jbin.plan(model, rule, x))
   assert "sign(), xnorpp(), SpatialScale" in text
   assert "output_scale=SpatialScale" in text

@@ -36,6 +36,19 @@ def _poly(zero):
   )
 
 
+def _tanh(zero):
+  return Row(
+    functools.partial(estimators.onebit_sign, zero=zero),
+    sign(zero),
+    lambda x: 0.001 + 1 / np.cosh(np.minimum(abs(x), 50.0)) ** 2,
+    zero,
+    (0.0,),
+    lambda x: -2 * np.tanh(x) / np.cosh(np.minimum(abs(x), 50.0)) ** 2,
+    "x",
+    fused=1e-6,
+  )
+
+
 def _round(low, high, rounding="even", edge="closed", clip_first=True):
   step = {
     "even": np.round,
@@ -78,6 +91,7 @@ ROWS: dict[str, list[Row]] = {
     _ste(0.0, edge="open"),
   ],
   "approx_sign": [_poly(1.0), _poly(0.0)],
+  "onebit_sign": [_tanh(1.0), _tanh(0.0)],
   "clipped_round": [
     _round(-7.0, 7.0),
     _round(-7, 7, edge="open"),

@@ -21,6 +21,9 @@ REGISTRIES = {
   "quantizers": quantizers.REGISTRY,
 }
 
+# Of slugs whose files are read in several: the one with the layers.
+MODULES = {"bimamba": "linears", "gptq_family": "gptq_linears"}
+
 OTHERS = (optimizers.REGISTRY, regularizers.REGISTRY)
 
 
@@ -36,7 +39,7 @@ def test_what_is_named_is_read_by_a_check(family):
       continue
     for name in files:
       slug, stem = name.split("/")
-      module = "linears" if slug == "bimamba" else slug
+      module = MODULES.get(slug, slug)
       checks = importlib.import_module(f"tests.golden.test_{module}").CHECKS
       checks = checks.get(slug, checks)
       path = pathlib.Path(slug) / f"{stem}.npz"

@@ -1,4 +1,4 @@
-"""Weights of BiT, BitNet, BiViT, BiBERT, FBI-Linear; SAB; BitNet's inputs."""
+"""Weights of BiT, BitNet, BiViT, BiBERT, FBI, OneBit; SAB; BitNet's inputs."""
 
 import functools
 
@@ -9,7 +9,7 @@ from tests.quantizers import formulas
 from tests.quantizers.formulas import CHANNEL, EXAMPLE, TENSOR
 from tests.quantizers.row import Row
 
-TOKEN = (0, 1)
+TOKEN, BOTH = (0, 1), (-2, -1)
 
 
 def sign(x, zero):
@@ -90,6 +90,30 @@ def fbi(kept, zero=1.0):
   return formula
 
 
+FACTORS = {
+  "input_factor": np.linspace(-0.5, 2, formulas.SHAPE[1], dtype=np.float32),
+  "weight_scale": np.linspace(2, 0.1, formulas.SHAPE[2], dtype=np.float32),
+}
+
+
+def onebit(zero=1.0, given=None):
+  def formula(x):
+    if given:
+      left, right = given["input_factor"][:, None], given["weight_scale"]
+    else:  # the best product of two vectors, by what singular ones are
+      u, s, v = np.linalg.svd(abs(x).mean(0, dtype=np.float64))
+      left, right = np.sqrt(s[0]) * abs(u[:, :1]), np.sqrt(s[0]) * abs(v[0])
+    signs = sign(x, zero)
+    pulls = {
+      "input_factor": lambda g: (g * signs * right).sum((0, 2)),
+      "weight_scale": lambda g: (g * signs * left).sum((0, 1)),
+    }
+    factor = 1.001 - np.tanh(x.astype(np.float64)) ** 2
+    return signs * left * right, left * right * factor, pulls
+
+  return formula
+
+
 def below(v):
   return v < 1
 
@@ -159,6 +183,18 @@ def rows():
         q.bibert_weight(zero=0.0),
         rows_about_mean(CHANNEL, up_to, zero=0.0, scaled=False),
         CHANNEL,
+        coded=False,
+        levels=3,
+      ),
+    ],
+    "onebit_weight": [
+      # No way keeps singular vectors still; the next row has fixed factors.
+      Row(q.onebit_weight(), onebit(), BOTH, second="finite", rtol=1e-5),
+      Row(
+        q.onebit_weight(zero=0.0),
+        onebit(0.0, FACTORS),
+        BOTH,
+        variables=lambda x: FACTORS,
         coded=False,
         levels=3,
       ),
