@@ -13,10 +13,13 @@ from jbin.data._base import (
   image_features,
   text_features,
 )
+from jbin.data._joined import write_tokens
+from jbin.data._tokens import Tokenizer, read as read_tokenizer
 from jbin.data.digits import digits
 from jbin.data.masked_text import masked_text
 from jbin.data.sentences import sentences
 from jbin.data.synthetic import synthetic
+from jbin.data.text import text
 from jbin.data.tfds import tfds
 
 __all__ = [
@@ -25,11 +28,15 @@ __all__ = [
   "Dataset",
   "Feature",
   "Reader",
+  "Tokenizer",
   "digits",
   "image_features",
   "masked_text",
+  "read_tokenizer",
   "sentences",
   "synthetic",
+  "text",
   "text_features",
   "tfds",
+  "write_tokens",
 ]

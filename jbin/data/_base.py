@@ -19,7 +19,7 @@ from jbin import errors, registry
 from jbin.data import _random
 
 if TYPE_CHECKING:
-  from jbin.data import _pipeline
+  from jbin.data import _pipeline, _tokens
 
 REGISTRY = registry.Registry("data source")
 
@@ -47,7 +47,8 @@ class Dataset:
     name: the name of the data set.
     features: the arrays of one example: "image" (H, W, C) float32, or "tokens",
       "segments" and "token_mask" (length,) int32; "label" () int32, or float32
-      for a regression; "targets" (length,) int32 where tokens are predicted.
+      for a regression; "targets" (length,) int32 where tokens are predicted,
+      and "target_bytes" () float32 where a row is text that goes on.
     offers: arguments of a model that follow from the data (`num_classes`,
       `in_features`, `image_size`, `vocab_size`, `max_length`).
     num_train: examples in the training split.
@@ -55,7 +56,7 @@ class Dataset:
     read_train: reads training examples.
     read_eval: reads evaluation examples; always called without draws.
     draws: how many random numbers the augmentation of one example takes.
-    vocabulary: gives what texts' ids depend on, as a digest; None: no texts.
+    tokenizer: gives what texts' ids depend on; None: no texts.
   """
 
   name: str
@@ -66,7 +67,7 @@ class Dataset:
   read_train: Reader = dataclasses.field(repr=False)
   read_eval: Reader = dataclasses.field(repr=False)
   draws: int = 0
-  vocabulary: Callable[[], str] | None = dataclasses.field(
+  tokenizer: Callable[[], _tokens.Tokenizer] | None = dataclasses.field(
     default=None, repr=False
   )
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
 
 from jbin import errors
+from jbin.data import _random
+
+T = TypeVar("T")
+
+_SPLIT_SEED = 0
 
 # After what ends a sentence, where a space follows.
 _END = re.compile(r"(?<=[.!?])\s+")
@@ -80,14 +88,54 @@ def of_text(text: str) -> Iterator[list[str]]:
 
 
 def of_record(text: str) -> list[str]:
-  """The sentences of a text that is one document.
+  """The sentences of a text that is one document, as `plain` has it.
 
-  Blank lines, and the markers of Wiki-40B, are left out.
+  Blank lines are left out.
   """
-  block = text.replace(_LINE_FEED, "\n").split("\n")
-  return _sentences(
-    [line for line in block if not _MARKER.fullmatch(line.strip())]
+  return _sentences(plain(text).split("\n"))
+
+
+def plain(text: str) -> str:
+  """A text without the markers of Wiki-40B; any other as it is.
+
+  What stands for a line feed becomes one, and lines that tell an article's
+  parts apart are left out.
+  """
+  if not _MARKER.search(text):
+    return text
+  block = text.replace(_LINE_FEED, "\n").strip("\n").split("\n")
+  return "\n".join(x for x in block if not _MARKER.fullmatch(x.strip()))
+
+
+def hold_out(documents: Sequence[T], share: float) -> tuple[list[T], list[T]]:
+  """What is left, and what is held out: a share, at least one.
+
+  Held out are those of the least hashes of their index.
+
+  Args:
+    documents: in an order that is always the same.
+    share: above 0 and below 1.
+  """
+  hashes = _random.hash64(_SPLIT_SEED, np.arange(len(documents)))
+  held = max(1, round(share * len(documents)))
+  chosen = set(np.argsort(hashes)[:held].tolist())
+  return (
+    [each for i, each in enumerate(documents) if i not in chosen],
+    [documents[i] for i in sorted(chosen)],
   )
+
+
+def check_share(share: float) -> None:
+  """Raises for a share that holds out nothing, or all.
+
+  Raises:
+    errors.UserError: if so.
+  """
+  if not 0 < share < 1:
+    raise errors.UserError(
+      f"eval_share is {share}; it must be above 0 and below 1, or set"
+      " eval_files"
+    )
 
 
 def _sentences(block: Sequence[str]) -> list[str]:

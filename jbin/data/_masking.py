@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jbin.data import _tokens
+
 MASKED, RANDOM = 0.8, 0.1
 # Whether the second text is the next one; where the first ends; whose text,
 # and from where, the second is, if not.
@@ -150,8 +152,8 @@ def chunks(
     size: ids are below it.
   """
   longest = room // 2 if pairs else room
-  kind = "H" if size <= 2**16 else "i"
-  tokens, edges = array.array(kind), array.array("q", [0])
+  tokens = array.array(_tokens.typecode(size))
+  edges = array.array("q", [0])
   spans: list[tuple[int, int]] = []
   owners: list[tuple[int, int, int]] = []
   for sentences in documents:

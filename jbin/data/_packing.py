@@ -13,6 +13,9 @@ import numpy as np
 from jbin import errors
 from jbin.data import _base
 
+# The kinds of special tokens that examples have.
+NEEDED = ("pad", "cls", "sep")
+
 # Ids of one text: a list, or an array of one axis.
 Ids = Sequence[int] | np.ndarray
 

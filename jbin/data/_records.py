@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jbin import errors
+
+_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,14 @@ class Found:
     return _builder(self.directory).as_data_source(
       split=split.name, decoders=decoders
     )
+
+  def texts(self, split: Split, key: str) -> Iterator[str]:
+    """A feature of all examples of a split."""
+    source = self.open(split)
+    for start in range(0, split.size, _AT_ONCE):
+      stop = min(start + _AT_ONCE, split.size)
+      for each in source.__getitems__(list(range(start, stop))):
+        yield each[key].decode()
 
 
 @dataclasses.dataclass(frozen=True)

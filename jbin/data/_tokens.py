@@ -1,7 +1,7 @@
 """Tokenizers: bytes, a WordPiece learned from the text at hand, or a file's.
 
 Ids are what Hugging Face's `tokenizers` gives. What a text becomes beyond its
-own ids (special tokens, truncation, padding) is `_packing`'s.
+own ids (special tokens, truncation, padding) is its source's.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from jbin import errors
-from jbin.data import _documents, _lazy, _wordpiece
+from jbin.data import _decoding, _documents, _lazy, _wordpiece
 
 VOCAB_SIZE = 8192
-NEEDED = ("pad", "cls", "sep")
 FILES = ("tokenizer.json", "vocab.txt")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _AT_ONCE = 4096
@@ -29,7 +28,7 @@ _AT_ONCE = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """From texts to ids.
+  """From texts to ids, and back.
 
   Attributes:
     size: ids are 0 to size - 1.
@@ -37,12 +36,16 @@ class Tokenizer:
       are such.
     digest: of what makes the ids: another one, other ids.
     encode_some: the ids of some texts, without special tokens.
+    decode_some: the text of some ids, none of them special but "unk".
+    first_byte: the id of the byte 0, where ids are bytes; else None.
   """
 
   size: int
   special: Mapping[str, int]
   digest: str
   encode_some: Callable[[Sequence[str]], list[list[int]]]
+  decode_some: Callable[[Sequence[int]], str]
+  first_byte: int | None = None
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """The ids of each text, without special tokens."""
@@ -52,6 +55,30 @@ class Tokenizer:
       for start in parts
       for ids in self.encode_some(texts[start : start + _AT_ONCE])
     ]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of ids; special tokens but WordPiece's [UNK] are left out.
+
+    Bytes that are no UTF-8 become U+FFFD. What an encoder changed (WordPiece's
+    capitals and spaces) stays so.
+
+    Args:
+      ids: of this tokenizer; larger ones, which a model with a rounded-up
+        vocabulary may give, are left out.
+    """
+    return self.decode_some(self._shown(ids))
+
+  def stream(self) -> _decoding.Stream:
+    """A decoder of one id after another, for text that is still being made."""
+    if self.first_byte is not None:
+      return _decoding.OfBytes(self._shown, self.first_byte)
+    return _decoding.OfTexts(self._shown, self.decode_some)
+
+  def _shown(self, ids: Iterable[int]) -> list[int]:
+    # Bytes know no unknown text, and have none for it.
+    kept = ("unk",) if self.first_byte is None else ()
+    hidden = {i for kind, i in self.special.items() if kind not in kept}
+    return [int(i) for i in ids if 0 <= i < self.size and i not in hidden]
 
   @property
   def ordinary(self) -> np.ndarray:
@@ -78,6 +105,8 @@ def choose(
   vocab_size: int,
   texts: Callable[[], Iterable[str]],
   files: Sequence[str] = (),
+  *,
+  needed: Sequence[str],
 ) -> Vocabulary:
   """The vocabulary that a source's arguments name.
 
@@ -86,10 +115,12 @@ def choose(
     vocab_size: 0: 8192 for "wordpiece", else what there is.
     texts: gives the training texts.
     files: to learn from in their place.
+    needed: the kinds of special tokens that the source puts into examples.
 
   Raises:
     errors.UserError: if there is no such tokenizer, it has more than
-      `vocab_size` tokens, or it does not learn and there are files.
+      `vocab_size` tokens or not those that are needed, or it does not learn and
+      there are files.
   """
   found = _documents.paths(files, "vocab_files")
   if name == "wordpiece":
@@ -104,7 +135,8 @@ def choose(
       "vocab_files are what 'wordpiece' learns from, and tokenizer is"
       f" {name!r}; leave one out"
     )
-  made = _bytes() if name == "bytes" else read(name)
+  made = read(name)
+  check(name, made, needed)
   if vocab_size and vocab_size < made.size:
     raise errors.UserError(
       f"vocab_size is {vocab_size}, and tokenizer {name!r} has {made.size}"
@@ -113,14 +145,49 @@ def choose(
   return Vocabulary(vocab_size or made.size, _lazy.Lazy(lambda: made))
 
 
+def check(name: str, made: Tokenizer, needed: Iterable[str]) -> None:
+  """Raises if a tokenizer lacks a special token.
+
+  Args:
+    name: the tokenizer's, for the message.
+    made: it.
+    needed: kinds of special tokens.
+
+  Raises:
+    errors.UserError: with the names that it could have.
+  """
+  for kind in needed:
+    if kind not in made.special:
+      raise errors.UserError(
+        f"tokenizer {name!r} cannot be used: it has no token"
+        f" {' or '.join(_wordpiece.SPECIAL[kind])}, which {_USES[kind]}; set"
+        " tokenizer to one that has"
+      )
+
+
+_USES = {
+  "pad": "fills texts up",
+  "cls": "begins each text",
+  "sep": "ends each text",
+  "mask": "hides words",
+}
+
+
 def _bytes() -> Tokenizer:
   """Byte b of UTF-8 is token b + 5; no text is unknown to it."""
   special = {kind: i for i, kind in enumerate(_wordpiece.SPECIAL)}
+  first = len(special)
 
   def encode(texts: Sequence[str]) -> list[list[int]]:
-    return [[b + len(special) for b in text.encode()] for text in texts]
+    return [
+      (np.frombuffer(text.encode(), np.uint8).astype(int) + first).tolist()
+      for text in texts
+    ]
 
-  return Tokenizer(256 + len(special), special, "bytes", encode)
+  def decode(ids: Sequence[int]) -> str:
+    return bytes(i - first for i in ids).decode(errors="replace")
+
+  return Tokenizer(256 + first, special, "bytes", encode, decode, first)
 
 
 def wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -179,24 +246,26 @@ def of_pieces(pieces: Sequence[str]) -> Tokenizer:
   )
   made = tokenizers.Tokenizer(model)
   made.normalizer, made.pre_tokenizer = _wordpiece.parts(lowercase=not cased)
+  # Before the decoder is set, which changes no id.
   digest = _digest(made.to_str())
-  return Tokenizer(
-    len(pieces), special, digest, functools.partial(_encode, made)
-  )
+  made.decoder = _wordpiece.decoder()
+  return _of_library(made, len(pieces), special, digest)
 
 
 def read(name: str) -> Tokenizer:
-  """The tokenizer of a file, a folder or a repository of the hub.
+  """The tokenizer of a file, a folder or a repository of the hub, or "bytes".
 
   Args:
-    name: a path: of a text file with a piece a line (BERT's vocab.txt), of a
-      tokenizer.json, or of a folder with one of them, tokenizer.json first; or
-      a hub id, "org/name" or "org/name@revision", of which only these two files
-      are fetched.
+    name: "bytes"; a path: of a text file with a piece a line (BERT's
+      vocab.txt), of a tokenizer.json, or of a folder with one of them,
+      tokenizer.json first; or a hub id, "org/name" or "org/name@revision", of
+      which only these two files are fetched.
 
   Raises:
     errors.UserError: if there is none, or it cannot be used.
   """
+  if name == "bytes":
+    return _bytes()
   path = pathlib.Path(name).expanduser()
   if not path.exists():
     path = _missing(name)
@@ -260,13 +329,28 @@ def _of_json(path: pathlib.Path) -> Tokenizer:
     ) from error
   made.no_truncation()
   made.no_padding()
-  special = _special(made.get_vocab())
+  ids = made.get_vocab()
+  # Not their number: there may be gaps.
+  size = max(ids.values(), default=-1) + 1
+  return _of_library(made, size, _special(ids), _digest(made.to_str()))
+
+
+def _of_library(
+  made: Any, size: int, special: Mapping[str, int], digest: str
+) -> Tokenizer:
+  """A tokenizer of Hugging Face's library."""
   return Tokenizer(
-    made.get_vocab_size(),
+    size,
     special,
-    _digest(made.to_str()),
+    digest,
     functools.partial(_encode, made),
+    functools.partial(_decode, made),
   )
+
+
+def typecode(size: int) -> str:
+  """Of the least integers that hold ids below `size`: 2 bytes, or 4."""
+  return "H" if size <= 2**16 else "i"
 
 
 def _digest(text: str) -> str:
@@ -274,24 +358,13 @@ def _digest(text: str) -> str:
 
 
 def _special(ids: Mapping[str, int]) -> dict[str, int]:
-  """The ids of the special tokens, by kind.
-
-  Raises:
-    errors.UserError: if one is missing that every text needs.
-  """
-  found = {
+  """The ids of the special tokens, by kind, as far as there are such."""
+  return {
     kind: ids[name]
     for kind, names in _wordpiece.SPECIAL.items()
     for name in reversed(names)
     if name in ids
   }
-  for kind in NEEDED:
-    if kind not in found:
-      raise errors.UserError(
-        f"it has no token {' or '.join(_wordpiece.SPECIAL[kind])}, which each"
-        " text needs; take a tokenizer of BERT's or RoBERTa's kind"
-      )
-  return found
 
 
 def _encode(made: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -299,3 +372,7 @@ def _encode(made: Any, texts: Sequence[str]) -> list[list[int]]:
   made.encode_special_tokens = True
   found = made.encode_batch_fast(list(texts), add_special_tokens=False)
   return [each.ids for each in found]
+
+
+def _decode(made: Any, ids: Sequence[int]) -> str:
+  return made.decode(list(ids), skip_special_tokens=True)

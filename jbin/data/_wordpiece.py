@@ -13,13 +13,14 @@ from typing import Any
 
 from jbin import errors
 
-# What each kind of special token is called, in vocabularies of BERT's family
-# and of RoBERTa's. A learned vocabulary begins with the first of each.
+# What each kind of special token is called, in vocabularies of BERT's family,
+# of RoBERTa's, and of language models: what begins and what ends a text are
+# "cls" and "sep". A learned vocabulary begins with the first of each.
 SPECIAL = {
   "pad": ("[PAD]", "<pad>"),
   "unk": ("[UNK]", "<unk>"),
-  "cls": ("[CLS]", "<s>"),
-  "sep": ("[SEP]", "</s>"),
+  "cls": ("[CLS]", "<s>", "<|begin_of_text|>", "<bos>"),
+  "sep": ("[SEP]", "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"),
   "mask": ("[MASK]", "<mask>"),
 }
 CACHE = "JBIN_CACHE"
@@ -44,6 +45,13 @@ def parts(lowercase: bool) -> tuple[Any, Any]:
     normalizers.BertNormalizer(lowercase=lowercase),
     pre_tokenizers.BertPreTokenizer(),
   )
+
+
+def decoder() -> Any:
+  """What joins pieces to a text, words and punctuation with spaces between."""
+  from tokenizers import decoders
+
+  return decoders.WordPiece(prefix=INSIDE, cleanup=False)
 
 
 def words_of(texts: Iterable[str]) -> collections.Counter[str]:

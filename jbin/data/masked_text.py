@@ -21,12 +21,9 @@ from jbin.data import (
   _random,
   _records,
   _tokens,
-  _wordpiece,
 )
 
-_SPLIT_SEED = 0
 _EVAL_SEED = 1
-_AT_ONCE = 1024
 
 # A document is a list of sentences; texts may be read more than once.
 _Documents = Callable[[], Iterator[list[str]]]
@@ -107,6 +104,7 @@ def masked_text(
     vocab_size,
     lambda: (sentence for document in train() for sentence in document),
     vocab_files,
+    needed=(*_packing.NEEDED, "mask"),
   )
   readers = [
     _reader(part, what, vocabulary, length, next_sentence, mask_share)
@@ -128,7 +126,7 @@ def masked_text(
     num_eval=len(readers[1].chunks),
     read_train=readers[0],
     read_eval=readers[1],
-    vocabulary=lambda: vocabulary.tokenizer.get().digest,
+    tokenizer=vocabulary.tokenizer.get,
     draws=readers[0].draws,
   )
 
@@ -155,11 +153,8 @@ def _of_files(
   Raises:
     errors.UserError: if a file is not there, or nothing could be held out.
   """
-  if not eval_files and not 0 < eval_share < 1:
-    raise errors.UserError(
-      f"eval_share is {eval_share}; it must be above 0 and below 1, or set"
-      " eval_files"
-    )
+  if not eval_files:
+    _documents.check_share(eval_share)
 
   def read(names: Sequence[str], option: str) -> list[list[str]]:
     texts = map(_documents.read, _documents.paths(names, option))
@@ -169,11 +164,7 @@ def _of_files(
   if eval_files:
     held_out = read(eval_files, "eval_files")
   else:
-    hashes = _random.hash64(_SPLIT_SEED, np.arange(len(documents)))
-    held = max(1, round(eval_share * len(documents)))
-    chosen = set(np.argsort(hashes)[:held].tolist())
-    held_out = [documents[i] for i in sorted(chosen)]
-    documents = [each for i, each in enumerate(documents) if i not in chosen]
+    documents, held_out = _documents.hold_out(documents, eval_share)
   return lambda: iter(documents), lambda: iter(held_out)
 
 
@@ -192,11 +183,7 @@ def _prepared(
   _records.check_text(found, key, "text_key")
 
   def documents(split: _records.Split) -> Iterator[list[str]]:
-    source = found.open(split)
-    for start in range(0, split.size, _AT_ONCE):
-      stop = min(start + _AT_ONCE, split.size)
-      for each in source.__getitems__(list(range(start, stop))):
-        yield _documents.of_record(each[key].decode())
+    return map(_documents.of_record, found.texts(split, key))
 
   train, test = (found.split(split) for split in splits)
   return lambda: documents(train), lambda: documents(test)
@@ -213,15 +200,9 @@ def _reader(
   """Encodes documents and fills examples with them.
 
   Raises:
-    errors.UserError: if there is no example, none to pair one with, or no
-      token to hide words behind.
+    errors.UserError: if there is no example, or none to pair one with.
   """
   coder = vocabulary.tokenizer.get()
-  if "mask" not in coder.special:
-    raise errors.UserError(
-      f"the tokenizer has no token {' or '.join(_wordpiece.SPECIAL['mask'])} to"
-      " hide words behind; set tokenizer to one that has"
-    )
   room = length - (3 if pairs else 2)
   chunks = _masking.chunks(
     map(coder.encode, documents()), room, pairs, coder.size

@@ -84,7 +84,11 @@ def sentences(
     # A look at the first ones, so that no run is lost to it later.
     source.check(split, source.read(split, 0, _GLANCE)[1])
   vocabulary = _tokens.choose(
-    tokenizer, vocab_size, lambda: source.texts(splits[0]), vocab_files
+    tokenizer,
+    vocab_size,
+    lambda: source.texts(splits[0]),
+    vocab_files,
+    needed=_packing.NEEDED,
   )
   readers = [
     _Reader(_lazy.Lazy(_Encoding(source, split, vocabulary, length)))
@@ -103,7 +107,7 @@ def sentences(
     num_eval=splits[1].size,
     read_train=readers[0],
     read_eval=readers[1],
-    vocabulary=lambda: vocabulary.tokenizer.get().digest,
+    tokenizer=vocabulary.tokenizer.get,
   )
 
 

@@ -8,6 +8,7 @@ from jbin.tasks._base import (
   Task,
   TeacherSource,
   inputs,
+  token_losses,
 )
 from jbin.tasks._figures import merge, summary
 from jbin.tasks._matching import (
@@ -21,6 +22,7 @@ from jbin.tasks._matching import (
 )
 from jbin.tasks.classification import classification
 from jbin.tasks.distillation import distillation
+from jbin.tasks.language_model import language_model
 from jbin.tasks.masked_lm import masked_lm
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
   "distillation",
   "hidden_loss",
   "inputs",
+  "language_model",
   "masked_lm",
   "merge",
   "scores_loss",
@@ -42,5 +45,6 @@ __all__ = [
   "similarity_loss",
   "soft_cross_entropy",
   "summary",
+  "token_losses",
   "unmasked",
 ]

@@ -48,9 +48,16 @@ class Task(Protocol):
 
   Attributes:
     teacher: where its teacher comes from; None for a task without one.
-    targets: the arrays of a batch that it compares with ("label",
-      "targets").
+    targets: the arrays of a batch that it compares with, or measures by
+      ("label", "targets", "target_bytes").
+    inputs: the arrays of a batch that models are called with, where it has
+      them.
   """
+
+  @property
+  def inputs(self) -> tuple[str, ...]:
+    """The arrays of a batch that models are called with."""
+    ...
 
   @property
   def targets(self) -> tuple[str, ...]:
@@ -202,6 +209,47 @@ def answers(logits: jax.Array, labels: jax.Array) -> jax.Array:
       f" for {labels.shape}; make it with num_classes=1"
     )
   return jnp.reshape(logits, labels.shape).astype(jnp.float32)
+
+
+def token_losses(
+  scores: jax.Array, targets: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Of each token its loss, whether it is hit, and whether it counts.
+
+  loss = log sum_v exp(score_v) - score_target.
+
+  Args:
+    scores: (b, tokens, vocabulary); computed in float32.
+    targets: (b, tokens) int32, -1 where nothing is predicted.
+    weight: (b,), 0 for the examples that do not count.
+
+  Returns:
+    (b, tokens) each: float32, bool, float32.
+  """
+  words = jnp.maximum(targets, 0)
+  own = jnp.take_along_axis(scores, words[..., None], axis=-1)
+  # Differences from the largest: a small loss keeps its digits.
+  largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  largest = largest.astype(jnp.float32)
+  sums = jnp.sum(jnp.exp(scores - largest), axis=-1)
+  each = jnp.log(sums) - (own - largest)[..., 0]
+  hits = jnp.argmax(scores, axis=-1) == words
+  return each, hits, (targets >= 0) * weight[:, None]
+
+
+def check_untaught(
+  task: str, weights: Mapping[str, schedules.Hyper | None]
+) -> None:
+  """Raises for weights of what a teacher says, where there is none.
+
+  Raises:
+    errors.UserError: if one is given.
+  """
+  if given := [name for name, weight in weights.items() if weight is not None]:
+    raise errors.UserError(
+      f"{task}: {given[0]}_weight is of what a teacher says, and there is"
+      " none; set task.teacher_workdir, or leave it out"
+    )
 
 
 def label_loss(

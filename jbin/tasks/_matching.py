@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jbin import errors
 from jbin.tasks import _base
 
-Distance = Literal["direction", "squared"]
+Distance = Literal["direction", "squared", "tokens"]
 
 # What a mask makes of a score: such entries count as 0 on both sides.
 MASKED = -100.0
@@ -244,7 +244,9 @@ def hidden_loss(
 
   "direction": the sum over states of `direction_distance` (BiBERT); "squared":
   the mean over states, and all their entries, of the squared difference
-  (BiPFT).
+  (BiPFT); "tokens": without the last state, which enters no block, the sum over
+  states of the mean over tokens of || a / ||a|| - b / ||b|| ||^2, norms of a
+  token's features (OneBit).
 
   Args:
     student: differentiated.
@@ -255,11 +257,20 @@ def hidden_loss(
   ratio = _ratio(student.hidden.shape[0] - 1, teacher.hidden.shape[0] - 1)
   a, b = student.hidden, jax.lax.stop_gradient(teacher.hidden[::ratio])
   _check_shapes("hidden", a, b)
+  if distance == "tokens":
+    gap = jax.vmap(lambda a, b: _mean(_unit_gaps(a, b), weight))
+    return jnp.sum(gap(a[:-1], b[:-1]))
   if distance == "direction":
     pair = _counted(a, weight), _counted(b, weight)
     return jnp.sum(jax.vmap(direction_distance)(*pair))
   gap = a.astype(jnp.float32) - b.astype(jnp.float32)
   return jnp.mean(jax.vmap(lambda x: _mean(jnp.square(x), weight))(gap))
+
+
+def _unit_gaps(a: jax.Array, b: jax.Array) -> jax.Array:
+  """The squared distance of each token's directions, (b, tokens)."""
+  unit = jax.vmap(jax.vmap(_unit))
+  return jnp.sum(jnp.square(unit(a) - unit(b)), axis=-1)
 
 
 def _mean(x: jax.Array, weight: jax.Array | None) -> jax.Array:

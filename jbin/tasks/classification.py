@@ -39,6 +39,7 @@ class Classification:
   label_smoothing: float
   teacher: None = None
   targets: tuple[str, ...] = ("label",)
+  inputs: tuple[str, ...] = _base.INPUTS
 
   def loss(
     self,

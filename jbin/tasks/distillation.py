@@ -52,7 +52,8 @@ def distillation(
     soft_weight: 0 or more, a number or a schedule, as the others.
     hard_weight: see above.
     hidden_weight: see above.
-    hidden_distance: "direction" (BiBERT) or "squared" (BiPFT).
+    hidden_distance: "direction" (BiBERT), "squared" (BiPFT) or "tokens"
+      (OneBit).
     similarity_weight: see above.
     scores_weight: see above.
 
@@ -99,6 +100,7 @@ class Distillation:
   hidden_distance: _matching.Distance
   weights: tuple[tuple[str, schedules.Hyper], ...]
   targets: tuple[str, ...] = ("label",)
+  inputs: tuple[str, ...] = _base.INPUTS
 
   def loss(
     self,

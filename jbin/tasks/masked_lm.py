@@ -63,11 +63,8 @@ def masked_lm(
     of_teacher = {k: 1.0 if w is None else w for k, w in asked.items()}
     _base.check_weights(of_teacher)
     weights |= of_teacher
-  elif given := [name for name, weight in asked.items() if weight is not None]:
-    raise errors.UserError(
-      f"masked_lm: {given[0]}_weight is of what a teacher says, and there is"
-      " none; set task.teacher_workdir, or leave it out"
-    )
+  else:
+    _base.check_untaught("masked_lm", asked)
   _base.check_weights({"words": 1.0, **weights})
   return MaskedLM(source, tuple(weights.items()))
 
@@ -79,10 +76,12 @@ class MaskedLM:
   Attributes:
     teacher: where its teacher comes from; None: it has none.
     weights: (term, its weight).
+    inputs: what models are called with.
   """
 
   teacher: _base.TeacherSource | None
   weights: tuple[tuple[str, schedules.Hyper], ...]
+  inputs: tuple[str, ...] = _base.INPUTS
 
   @property
   def targets(self) -> tuple[str, ...]:
@@ -149,11 +148,7 @@ def _words(
   scores: jax.Array, targets: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, _base.Metrics]:
   """The mean over tokens that are predicted, and its metrics."""
-  asked = (targets >= 0) * weight[:, None]
-  words = jnp.maximum(targets, 0)
-  log_p = jax.nn.log_softmax(scores.astype(jnp.float32))
-  each = -jnp.take_along_axis(log_p, words[..., None], axis=-1)[..., 0]
-  hits = jnp.argmax(scores, -1) == words
+  each, hits, asked = _base.token_losses(scores, targets, weight)
   return _base.mean(each, asked), {
     "masked_lm_loss": _base.total(each, asked),
     "masked_lm_accuracy": _base.total(hits, asked),

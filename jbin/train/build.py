@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jbin import errors, optimizers, schedules, views
+from jbin import errors, optimizers, schedules
 from jbin.train import calling, config as config_lib, making, regularized
 
 if TYPE_CHECKING:
-  from jbin import cost, data, tasks
+  from jbin import data, tasks
 
 call = calling.call
 
@@ -71,6 +70,39 @@ def dataset(config: config_lib.Config) -> data.Dataset:
         " the data's own"
       )
   return made
+
+
+def words(
+  config: config_lib.Config,
+) -> tuple[making.Sizes, data.Tokenizer]:
+  """What a language model is made for, and its tokenizer.
+
+  The texts are read only if the tokenizer learns from them.
+
+  Raises:
+    errors.UserError: if the data are no texts, or they cannot be had.
+  """
+  from jbin import data
+
+  takes = inspect.signature(data.REGISTRY.get(config.data.name)).parameters
+  given = {key: takes[key].default for key in ("tokenizer",) if key in takes}
+  given |= config.data.kwargs
+  name = given.get("tokenizer", "wordpiece")
+  if name == "wordpiece":
+    made_for = dataset(config)
+    if made_for.tokenizer is None:
+      raise errors.UserError(
+        f"data '{config.data.name}' is no text, and has no tokenizer; take"
+        " 'text'"
+      )
+    return made_for, made_for.tokenizer()
+  found = data.read_tokenizer(name)
+  size = given.get("vocab_size") or found.size
+  offers: dict[str, Any] = {"vocab_size": size}
+  length = config.length or given.get("length", takes["length"].default)
+  offers["max_length"] = length
+  tokens = {"tokens": data.Feature((length,), np.int32)}
+  return making.ByConfig("config", tokens, offers), found
 
 
 def task(config: config_lib.Config) -> tasks.Task:
@@ -217,55 +249,6 @@ def _check_roles(settings: config_lib.Optimizer, role: str) -> None:
       )
 
 
-def cost_report(config: config_lib.Config) -> cost.Report:
-  """Counts the config's model for one example; allocates no parameters.
-
-  Raises:
-    errors.UserError: if the config makes no model.
-  """
-  from jbin import cost
-
-  model, inputs = abstract_model(config)
-  return cost.count(views.evaluation(model), *inputs, name=config.model.name)
-
-
-def training_report(
-  config: config_lib.Config, *, compiled: bool = False
-) -> cost.Report:
-  """Counts one whole training step of a config, for its batch size.
-
-  The step is the loop's own: forward, recompute, backward and update, with the
-  most bytes that it keeps at once. Nothing is allocated.
-
-  Args:
-    config: the run.
-    compiled: whether the step is compiled as well, for the config's mesh: then
-      XLA's memory figures and the transfers between devices are there too.
-
-  Raises:
-    errors.UserError: if the config makes no run, or there are too few devices
-      for its mesh.
-  """
-  from jbin import cost
-  from jbin.train import program, sharding
-
-  step = program.of(config)
-  found = step.report(config.model.name)
-  if not compiled:
-    return found
-  mesh = sharding.of(config.mesh)
-  sharding.check_batch("batch_size", config.batch_size, mesh)
-  made = step.compile(mesh)
-  assert found.training is not None
-  peak = found.training.peak
-  training = cost.Training(
-    peak=peak,
-    memory=cost.compare_memory(peak, made, mesh.size),
-    communication=cost.communication(made, mesh) if mesh.size > 1 else None,
-  )
-  return dataclasses.replace(found, training=training)
-
-
 def abstract_model(
   config: config_lib.Config, *, with_rules: bool = True
 ) -> tuple[nnx.Module, tuple[jax.ShapeDtypeStruct, ...]]:
@@ -302,11 +285,17 @@ def sizes(config: config_lib.Config) -> making.Sizes:
     offers = {"image_size": config.image_size}
     return making.ByConfig("config", data.image_features(shape), offers)
   if config.length:
-    features = data.text_features(config.length)
-    for name in call_task(config).targets:
+    task = call_task(config)
+    features = {
+      name: feature
+      for name, feature in data.text_features(config.length).items()
+      if name in task.inputs
+    }
+    for name in task.targets:
       shape = (config.length,) if name == "targets" else ()
       # One answer is a number, which is regressed.
       number = name == "label" and config.model.kwargs.get("num_classes") == 1
+      number = number or name == "target_bytes"
       kind = np.float32 if number else np.int32
       features[name] = data.Feature(shape, kind)
     offers = {"max_length": config.length}

@@ -37,6 +37,11 @@ class Regularized:
     return self.task.targets
 
   @property
+  def inputs(self) -> tuple[str, ...]:
+    """Those of the task."""
+    return self.task.inputs
+
+  @property
   def teacher(self) -> tasks.TeacherSource | None:
     """That of the task."""
     return self.task.teacher

@@ -77,7 +77,7 @@ def load(
   learned, measured, info = of_run(Path(settings.workdir))
   done, steps = info["step"], info["config"]["steps"]
   say(f"starts from step {done} of {steps} of {settings.workdir}")
-  check_vocabulary(info, source, settings.workdir)
+  check_vocabulary(info, source.name, source.tokenizer, settings.workdir)
   wanted = dict(variables(model))
   # Of what is not learned a model takes what it has: random streams are not.
   found = learned | {p: x for p, x in measured.items() if p in wanted}
@@ -95,22 +95,26 @@ def load(
 
 
 def check_vocabulary(
-  info: Mapping[str, Any], source: data.Dataset, workdir: str | Path
+  info: Mapping[str, Any],
+  name: str,
+  tokenizer: Callable[[], data.Tokenizer] | None,
+  workdir: str | Path,
 ) -> None:
   """Raises if a run's words had other numbers than those of the data.
 
   Args:
     info: what a checkpoint says; those without texts say nothing.
-    source: the data.
+    name: of the data.
+    tokenizer: gives the data's; None: it has no texts.
     workdir: of the run, for the message.
 
   Raises:
     errors.UserError: if so.
   """
   was = info.get("vocabulary")
-  if was and source.vocabulary is not None and source.vocabulary() != was:
+  if was and tokenizer is not None and tokenizer().digest != was:
     raise errors.UserError(
-      f"{workdir} learned another vocabulary than data '{source.name}' has: the"
+      f"{workdir} learned another vocabulary than data '{name}' has: the"
       " same number is another word; give both the same texts to learn it from"
       " (data.vocab_files) or the same data.tokenizer"
     )

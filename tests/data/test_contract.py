@@ -112,6 +112,19 @@ ROWS = {
       "length": 50,
     },
   ),
+  "text": (
+    "text",
+    {"files": "ARTICLES", "tokenizer": "wordpiece", "length": 24},
+  ),
+  "text, prepared": (
+    "text",
+    {
+      "dataset": "toy_glue/articles",
+      "data_dir": "GLUE",
+      "train_split": "train[:50%]",
+      "length": 50,
+    },
+  ),
 }
 
 
@@ -195,17 +208,27 @@ def check_images(data):
 
 def check_texts(data):
   for batch in (batches(data, 1, 16, 0)[0], real_rows(data)):
-    tokens, kept = batch["tokens"], batch["token_mask"]
+    tokens = batch["tokens"]
     assert data.offers["max_length"] == tokens.shape[1]
-    assert data.vocabulary()
+    assert data.tokenizer().digest
     assert tokens.min() >= 0
     assert tokens.max() < data.offers["vocab_size"]
+    if "token_mask" not in batch:
+      check_next_tokens(batch)
+      continue
+    kept = batch["token_mask"]
     assert set(np.unique(kept)) <= {0, 1}
     assert (kept[:, 0] == 1).all()
     assert (np.diff(kept, axis=1) <= 0).all()
     assert set(np.unique(batch["segments"])) <= {0, 1}
     assert not batch["segments"][kept == 0].any()
     assert not tokens[kept == 0].any()
+
+
+def check_next_tokens(batch):
+  tokens, targets = batch["tokens"], batch["targets"]
+  np.testing.assert_array_equal(tokens[:, 1:], targets[:, :-1])
+  assert batch["target_bytes"].min() > 0
 
 
 def test_inputs_are_what_models_take(data):

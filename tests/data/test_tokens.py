@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ TEXT = (
   "Ünder the löw, lower wide; newer than the new!",
   "wide wide new low lower low",
 )
+BERT = ("pad", "cls", "sep")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -92,11 +94,11 @@ def test_rare_characters_are_unknown(monkeypatch):
 
 
 def test_a_vocabulary_may_be_smaller_than_asked():
-  chosen = _tokens.choose("wordpiece", 500, lambda: TEXT)
+  chosen = _tokens.choose("wordpiece", 500, lambda: TEXT, needed=())
   assert chosen.size == 500
   assert not chosen.tokenizer.made
   assert chosen.tokenizer.get().size < 100
-  assert _tokens.choose("wordpiece", 0, lambda: TEXT).size == 8192
+  assert _tokens.choose("wordpiece", 0, lambda: TEXT, needed=()).size == 8192
 
 
 @pytest.mark.parametrize(
@@ -113,15 +115,15 @@ def test_a_vocabulary_that_cannot_be_learned(texts, size, message):
 
 
 def test_bytes():
-  chosen = _tokens.choose("bytes", 0, lambda: ())
+  chosen = _tokens.choose("bytes", 0, lambda: (), needed=BERT)
   assert chosen.size == 261
   tokenizer = chosen.tokenizer.get()
   text = "aZ é"
   assert bytes(i - 5 for i in pieces(tokenizer, text)).decode() == text
   np.testing.assert_array_equal(tokenizer.ordinary, np.arange(5, 261))
-  assert _tokens.choose("bytes", 384, lambda: ()).size == 384
+  assert _tokens.choose("bytes", 384, lambda: (), needed=()).size == 384
   with pytest.raises(errors.UserError, match=r"vocab_size is 100.*has 261"):
-    _tokens.choose("bytes", 100, lambda: ())
+    _tokens.choose("bytes", 100, lambda: (), needed=())
 
 
 def test_a_vocab_txt_gives_its_line_numbers(vocab):
@@ -196,7 +198,7 @@ def test_files_that_are_no_tokenizers(tmp_path, vocab):
   cases[vocab("[PAD]", "[CLS]", "[SEP]", name="no_unk.txt")] = "UNK"
   for name, message in cases.items():
     with pytest.raises(errors.UserError, match=message):
-      _tokens.choose(name, 0, lambda: ())
+      _tokens.choose(name, 0, lambda: (), needed=BERT)
 
 
 def test_a_name_of_the_hub(tmp_path, monkeypatch, vocab):
@@ -223,15 +225,16 @@ def test_a_name_of_the_hub(tmp_path, monkeypatch, vocab):
 
 
 def test_vocab_files_are_for_what_learns(tmp_path):
+  choose = functools.partial(_tokens.choose, needed=BERT)
   with pytest.raises(errors.UserError, match=r"vocab_files: .* is not there"):
-    _tokens.choose("wordpiece", 0, lambda: (), [str(tmp_path / "none.txt")])
+    choose("wordpiece", 0, lambda: (), [str(tmp_path / "none.txt")])
   path = tmp_path / "text.txt"
   path.write_text("ab ab ab")
   with pytest.raises(errors.UserError, match=r"tokenizer is 'bytes'; leave"):
-    _tokens.choose("bytes", 0, lambda: (), str(path))
-  chosen = _tokens.choose("wordpiece", 0, lambda: ("cd",), str(path))
+    choose("bytes", 0, lambda: (), str(path))
+  chosen = choose("wordpiece", 0, lambda: ("cd",), str(path))
   assert len(pieces(chosen.tokenizer.get(), "ab cd")) == 2
   path.write_text(" \n")
-  chosen = _tokens.choose("wordpiece", 0, lambda: (), str(path))
+  chosen = choose("wordpiece", 0, lambda: (), str(path))
   with pytest.raises(errors.UserError, match=r"text.txt is empty"):
     chosen.tokenizer.get()

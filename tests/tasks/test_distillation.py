@@ -152,5 +152,10 @@ def test_arguments_out_of_range(kwargs, message):
 
 def test_every_task_is_registered_with_its_line():
   lines = dict(tasks.REGISTRY.describe())
-  assert set(lines) == {"classification", "distillation", "masked_lm"}
+  assert set(lines) == {
+    "classification",
+    "distillation",
+    "language_model",
+    "masked_lm",
+  }
   assert all(lines.values())

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jbin import errors, registry, schedules
-from jbin.train import build, config as config_lib, making, program
+from jbin.train import build, config as config_lib, counting, making, program
 from tests import programs
 
 TOYS = registry.Registry("toy")
@@ -115,7 +115,7 @@ def test_image_size_must_be_what_the_data_gives(tiny_config):
 
 
 def test_cost_report_counts_the_model(tiny_config):
-  found = build.cost_report(tiny_config()).to_json()
+  found = counting.cost_report(tiny_config()).to_json()
   assert found["model"] == "tiny"
   # 4 x 4 outputs of 8 features from 3 x 3 x 1, then 128 x 10.
   assert sum(layer["macs"] for layer in found["layers"]) == (
@@ -127,9 +127,9 @@ def test_cost_report_reads_no_data_when_the_size_is_set(tiny_config):
   """But for the classes, if the model leaves these to it."""
   given = {"data": {"name": "nowhere"}, "image_size": 8}
   with pytest.raises(errors.UserError, match="nowhere"):
-    build.cost_report(tiny_config(**given))
+    counting.cost_report(tiny_config(**given))
   config = tiny_config(model={"name": "tiny", "num_classes": 10}, **given)
-  assert build.cost_report(config).to_json()["model"] == "tiny"
+  assert counting.cost_report(config).to_json()["model"] == "tiny"
 
 
 def test_a_step_costs_what_it_costs_before_its_teacher_is_trained(tiny_config):
@@ -141,6 +141,6 @@ def test_a_step_costs_what_it_costs_before_its_teacher_is_trained(tiny_config):
   taught = made.report("tiny").macs
   alone = program.of(tiny_config(task={"name": "classification"}))
   assert not alone.notes
-  forward = sum(build.cost_report(tiny_config()).macs.values())
+  forward = sum(counting.cost_report(tiny_config()).macs.values())
   more = sum(taught.values()) - sum(alone.report("tiny").macs.values())
   assert more == forward * tiny_config().batch_size

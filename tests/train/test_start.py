@@ -1,6 +1,6 @@
 """Runs that start from the parameters of another."""
 
-import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,15 @@ import pytest
 from flax import nnx
 
 from jbin import data, errors, models, pretrained
-from jbin.train import build, loop, making, restore, sharding, start
+from jbin.train import (
+  build,
+  counting,
+  loop,
+  making,
+  restore,
+  sharding,
+  start,
+)
 
 STILL = {"name": "sgd", "learning_rate": 0.0}
 LOW_BIT = {
@@ -131,13 +139,13 @@ def test_missing_and_left_over_paths_are_named(changed_config, trained):
 
 def test_words_have_to_be_those_that_a_run_learned():
   """Rows of a table as many as before say nothing of that."""
-  images = data.digits()
-  texts = dataclasses.replace(images, vocabulary=lambda: "a")
+  images = ("digits", None)
+  texts = ("text", lambda: types.SimpleNamespace(digest="a"))
   for said in ({"vocabulary": "a"}, {"vocabulary": ""}, {}):
-    start.check_vocabulary(said, texts, "run")
-  start.check_vocabulary({"vocabulary": "b"}, images, "run")
+    start.check_vocabulary(said, *texts, "run")
+  start.check_vocabulary({"vocabulary": "b"}, *images, "run")
   with pytest.raises(errors.UserError, match="run learned another vocabulary"):
-    start.check_vocabulary({"vocabulary": "b"}, texts, "run")
+    start.check_vocabulary({"vocabulary": "b"}, *texts, "run")
 
 
 def test_a_model_may_adapt_what_it_starts_from(changed_config, trained):
@@ -223,5 +231,5 @@ def test_a_teacher_is_pretrained(changed_config, tmp_path):
   )
   found = loop.run(config, tmp_path / "run")
   assert found["agreement"] == 1.0
-  report = build.training_report(config)
+  report = counting.training_report(config)
   assert any(path.startswith("teacher/") for path in report.parameters)
