@@ -11,7 +11,7 @@ process, and the ratio of each turn is taken.
   python benchmarks/cost_reach.py --rounds=31 --models=llama_7b
 """
 
-import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -68,18 +68,20 @@ def one(name: str) -> dict[str, Any]:
   import jax
   import jax.numpy as jnp
 
-  from experiments.cost_tables.models import llama, mamba2, parts
+  from experiments.cost_tables.models import parts, unrolled
   from experiments.cost_tables.papers import bimamba
-  from jbin import cost
+  from jbin import cost, models
 
   row: dict[str, Any] = {"import": clock(), "before": peak()}
   if name.startswith("bimamba"):
-    size, path = mamba2.SIZES["2.7B"], bimamba.PROJECTIONS
-    model = parts.abstract(mamba2.Mamba2, size)
+    path = bimamba.PROJECTIONS
+    model = bimamba.mamba("2.7B", bimamba.PADDED)
   else:
-    scanned = name == "llama_7b"
-    size, path = llama.SIZES["7B"], "layers/.*"
-    model = parts.abstract(llama.Llama, size, scanned=scanned)
+    path = "layers/.*"
+    make = functools.partial(models.llama_7b, dtype=jnp.bfloat16)
+    if name != "llama_7b":
+      make = functools.partial(unrolled.Unrolled, make)
+    model = parts.abstract(make)
   row["make"] = clock()
   low = bimamba.binary(model, path)
   row["rules"] = clock()
@@ -108,16 +110,23 @@ def layers(rounds: int) -> dict[str, Any]:
   import jax
   import jax.numpy as jnp
 
-  from experiments.cost_tables.models import llama, parts
+  from experiments.cost_tables.models import parts
   from experiments.cost_tables.papers import bimamba
-  from jbin import cost
+  from jbin import cost, models
 
   tokens = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
 
+  make = functools.partial(
+    models.llama,
+    features=4096,
+    heads=32,
+    mlp_features=11008,
+    dtype=jnp.bfloat16,
+  )
+
   def seconds(depth: int) -> float:
     clock = Clock()
-    size = dataclasses.replace(llama.SIZES["7B"], depth=depth)
-    model = bimamba.binary(parts.abstract(llama.Llama, size), "layers/.*")
+    model = bimamba.binary(parts.abstract(make, layers=depth), "layers/.*")
     cost.count(model, tokens)
     return clock()
 

@@ -2,7 +2,16 @@
 
 from jbin.models._base import REGISTRY, Outputs, Predictions
 from jbin.models._bert import bert, bert_base
+from jbin.models._llama import llama, llama_1_3b, llama_7b, llama_130m
+from jbin.models._mamba2 import (
+  mamba2,
+  mamba2_1_3b,
+  mamba2_2_7b,
+  mamba2_130m,
+  mamba2_780m,
+)
 from jbin.models._nest import nest, nest_s, nest_t
+from jbin.models._opt import opt, opt_1_3b, opt_125m
 from jbin.models._pokebnn import pokebnn
 from jbin.models._pvt import (
   pvt_v2,
@@ -30,9 +39,21 @@ __all__ = [
   "deit_s",
   "deit_t",
   "hash_start",
+  "llama",
+  "llama_1_3b",
+  "llama_7b",
+  "llama_130m",
+  "mamba2",
+  "mamba2_1_3b",
+  "mamba2_2_7b",
+  "mamba2_130m",
+  "mamba2_780m",
   "nest",
   "nest_s",
   "nest_t",
+  "opt",
+  "opt_1_3b",
+  "opt_125m",
   "pokebnn",
   "pvt_v2",
   "pvt_v2_b0",

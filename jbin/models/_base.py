@@ -19,11 +19,12 @@ class Outputs(NamedTuple):
   """
 
   logits: jax.Array
-  # (b, classes).
+  # (b, classes); of a language model (b, tokens, vocabulary).
   hidden: jax.Array
   # (layers + 1, b, tokens, features): the embedding, then each block's output.
   query: jax.Array
-  # (layers, b, tokens, heads, head_dim), as are key and value.
+  # (layers, b, tokens, heads, head_dim), as are key and value; queries may
+  # share theirs, which then have fewer heads.
   key: jax.Array
   value: jax.Array
   token_logits: jax.Array | None = None

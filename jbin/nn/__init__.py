@@ -8,6 +8,7 @@ from jbin.nn._conv import Conv
 from jbin.nn._conv_transpose import ConvTranspose
 from jbin.nn._depthwise import depthwise_conv
 from jbin.nn._drop_path import DropPath
+from jbin.nn._gated_norm import GatedRMSNorm
 from jbin.nn._hash_attention import HashAttention
 from jbin.nn._hash_learning import HashLearning
 from jbin.nn._kernel_hash import HashState, KernelHash
@@ -17,11 +18,20 @@ from jbin.nn._linear_general import LinearGeneral
 from jbin.nn._low_rank import LowRankResidual
 from jbin.nn._multi_head import MultiHeadAttention, Taps
 from jbin.nn._norm import BatchNorm
+from jbin.nn._output_norm import OutputNorm
 from jbin.nn._output_scale import SpatialScale, XnorMap
 from jbin.nn._quantizer import Quantizer, QuantizerSeen, QuantizerStat
 from jbin.nn._reshape_add import reshape_add
 from jbin.nn._squeeze_excite import SqueezeExcite
-from jbin.nn._stack import mark_stack, members, scan, stack, stack_axes
+from jbin.nn._ssd import ssd, ssd_scan, ssd_step
+from jbin.nn._stack import (
+  Remat,
+  mark_stack,
+  members,
+  scan,
+  stack,
+  stack_axes,
+)
 from jbin.nn._undecayed import is_undecayed, undecayed
 
 __all__ = [
@@ -33,6 +43,7 @@ __all__ = [
   "DropPath",
   "Einsum",
   "Embed",
+  "GatedRMSNorm",
   "HashAttention",
   "HashLearning",
   "HashState",
@@ -42,10 +53,12 @@ __all__ = [
   "LowRankResidual",
   "Maxout",
   "MultiHeadAttention",
+  "OutputNorm",
   "Quantizer",
   "QuantizerSeen",
   "QuantizerStat",
   "RPReLU",
+  "Remat",
   "SpatialScale",
   "SqueezeExcite",
   "Taps",
@@ -61,6 +74,9 @@ __all__ = [
   "raw_scores",
   "reshape_add",
   "scan",
+  "ssd",
+  "ssd_scan",
+  "ssd_step",
   "stack",
   "stack_axes",
   "undecayed",

@@ -5,7 +5,16 @@ axes of one become those of the other; all else is done once for all families.
 No PyTorch is needed, and nothing is unpickled.
 """
 
-from jbin.pretrained import _bert, _nest, _pvt, _swin, _vit  # noqa: F401 - register
+from jbin.pretrained import (  # noqa: F401 - register
+  _bert,
+  _llama,
+  _mamba2,
+  _nest,
+  _opt,
+  _pvt,
+  _swin,
+  _vit,
+)
 from jbin.pretrained._load import load, restore
 from jbin.pretrained._model import model
 from jbin.pretrained._save import save

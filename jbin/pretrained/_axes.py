@@ -14,20 +14,21 @@ def _sides(spec: str) -> tuple[str, list[str], str]:
   """Letters of ours, of each axis of theirs, and of theirs in a row."""
   ours, theirs = spec.split("->")
   groups = re.findall(r"(?<=\()\w+(?=\))|\w", theirs)
-  return ours, groups, "".join(groups)
+  return ours, groups, "".join(groups).replace("1", "")
 
 
 def their_shape(spec: str, shape: Shape) -> Shape:
   """The shape of the tensor that our array of `shape` becomes."""
   ours, groups, _ = _sides(spec)
-  sizes = dict(zip(ours, shape, strict=True))
+  sizes = {"1": 1, **dict(zip(ours, shape, strict=True))}
   return tuple(math.prod(sizes[c] for c in group) for group in groups)
 
 
 def to_theirs(spec: str, array: np.ndarray) -> np.ndarray:
   """Our array as their tensor: `"ihd->(hd)i"` transposes, then merges.
 
-  A letter is an axis, letters in brackets are one axis, the first slowest.
+  A letter is an axis, letters in brackets are one axis, the first slowest; a 1
+  is an axis of theirs that ours lacks.
   Elements are moved, not changed: `to_ours` undoes it bit for bit.
   """
   ours, _, letters = _sides(spec)

@@ -18,6 +18,16 @@ def linear(ours: str, theirs: str) -> tuple[Row, ...]:
   )
 
 
+def scaled(ours: str, theirs: str) -> tuple[Row, ...]:
+  """A linear layer; of FBI-Linear a scale and an offset of each input too."""
+  learned = f"{ours}/kernel_quantizer/learned"
+  return (
+    *linear(ours, theirs),
+    Row(f"{learned}/alpha", f"{theirs}.wscale", "i->1i"),
+    Row(f"{learned}/beta", f"{theirs}.wbias", "i->1i"),
+  )
+
+
 def conv(ours: str, theirs: str) -> tuple[Row, ...]:
   """`nnx.Conv` and a convolution of images, also a grouped one."""
   return (

@@ -40,7 +40,8 @@ def eps(model: nnx.Module, paths: Collection[str]) -> dict[str, Any]:
   values = {
     part.epsilon
     for path, part in nnx.iter_modules(model)
-    if isinstance(part, nnx.LayerNorm) and f"{_text(path)}/scale" in paths
+    if isinstance(part, nnx.LayerNorm | nnx.RMSNorm)
+    and f"{_text(path)}/scale" in paths
   }
   if not values:
     return {}

@@ -179,7 +179,11 @@ def family_of(model: nnx.Module, ours: Shapes) -> tuple[str, Family]:
     rows = [_pattern(row.ours) for row in made[name].rows]
     return sum(any(row.fullmatch(path) for row in rows) for path in paths)
 
-  name = max(made, key=known)
+  def fitting(name: str) -> int:
+    return sum(bool(made[name].pieces(path, ours[path])) for path in paths)
+
+  # Two may have the same paths, and other axes.
+  name = max(made, key=lambda name: (known(name), fitting(name)))
   if 2 * known(name) <= len(paths):
     near = f"; {name} has {known(name)} of {len(paths)}" if known(name) else ""
     raise errors.UserError(

@@ -50,6 +50,8 @@ WHOLE = {
   "pvt_v2_b0": "pvt_v2",
   "twins_svt_s": "twins_svt",
   "bert_base": "bert",
+  "llama_130m": "llama",
+  "opt_125m": "opt",
 }
 
 

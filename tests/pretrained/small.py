@@ -48,6 +48,27 @@ SMALL |= {
     models.bert, 0, pretraining=True, **TINY
   ),
 }
+_STATES = {"vocab_size": 20, "layers": 2, "features": 8, "head_dim": 4}
+_STATES |= {"state": 6, "groups": 2, "conv_width": 3, "chunk": 4}
+SMALL |= {
+  "mamba2": functools.partial(models.mamba2, **_STATES),
+  "mamba2_untied": functools.partial(
+    models.mamba2, tied=False, dt_limit=(0.01, float("inf")), **_STATES
+  ),
+}
+_DECODER = {"vocab_size": 20, "layers": 2, "features": 12, "max_length": 10}
+_DECODER |= {"heads": 2, "mlp_features": 16}
+_LLAMA = functools.partial(models.llama, **_DECODER, rope_base=500.0)
+SMALL |= {
+  "llama": functools.partial(_LLAMA, kv_heads=1, head_dim=4),
+  "llama_tied": functools.partial(_LLAMA, tied=True),
+  "llama as qwen2": functools.partial(_LLAMA, qkv_bias=True),
+  "llama as qwen3": functools.partial(_LLAMA, qk_norm=True),
+  "llama as bitnet": functools.partial(
+    _LLAMA, sub_norms=True, activation="relu2"
+  ),
+  "opt": functools.partial(models.opt, **_DECODER),
+}
 
 
 def tiny_nest(monkeypatch):

@@ -86,6 +86,47 @@ def test_old_names_of_norms_and_tied_tables(tmp_path):
   assert toys.same(pretrained.load(tmp_path, model), toys.arrays(model))
 
 
+def test_mamba_2_as_its_authors_write_it(tmp_path):
+  model = random(SMALL["mamba2"])
+  pretrained.save(model, tmp_path)
+
+  def change(tensors):
+    table = tensors.pop("backbone.embeddings.weight")
+    tensors["backbone.embedding.weight"] = table
+    tensors["lm_head.weight"] = table
+
+  toys.rewrite(tmp_path, change)
+  (tmp_path / "config.json").unlink()
+  assert toys.same(pretrained.load(tmp_path, model), toys.arrays(model))
+
+
+def test_bi_mamba_has_a_scale_and_an_offset_for_each_input(tmp_path):
+  model = random(SMALL["mamba2"])
+  pretrained.save(model, tmp_path)
+  projections = {"in_proj": 8, "out_proj": 16}
+
+  def change(tensors):
+    for i in range(2):
+      for name, size in projections.items():
+        start = f"backbone.layers.{i}.mixer.{name}"
+        for j, kind in enumerate(("wscale", "wbias")):
+          row = np.arange(size, dtype="f4")[None] + 100 * i + 10 * j
+          tensors[f"{start}.{kind}"] = row
+
+  toys.rewrite(tmp_path, change)
+  with pytest.raises(errors.UserError, match=r"unexpected \(8\)"):
+    pretrained.load(tmp_path, model)
+  quantizer = jbin.quantizers.fbi_weight()
+  rule = jbin.Rule(".*(in_proj|out_proj)", kernel_quantizer=quantizer)
+  low = jbin.quantize(model, rule)
+  pretrained.restore(low, tmp_path)
+  for name, size in projections.items():
+    part = getattr(low.layers.mixer, name).kernel_quantizer.learned
+    want = np.arange(size)[None] + np.array([[0], [100]])
+    np.testing.assert_array_equal(part["alpha"][...], want)
+    np.testing.assert_array_equal(part["beta"][...], want + 10)
+
+
 def test_pretraining_to_classification(tmp_path):
   body = random(SMALL["bert_pretraining"])
   pretrained.save(body, tmp_path)
@@ -122,6 +163,12 @@ REFUSED = {
     SMALL["nest"], eps=0.1
   ),
   "eps 1e-05 after patches": functools.partial(SMALL["swin"], eps=0.1),
+  "no Llama with qkv_bias and qk_norm": functools.partial(
+    SMALL["llama"], qkv_bias=True, qk_norm=True
+  ),
+  "cannot say eps = 0.1, and are read with 1e-05": functools.partial(
+    SMALL["opt"], eps=0.1
+  ),
   r"no family .*pvt_v2 has \d+ of \d+": functools.partial(
     models.twins_svt,
     3,
@@ -147,6 +194,21 @@ UNLIKE = {
   "swin": {"use_absolute_embeddings": True},
   "pvt_v2": {"linear_attention": True},
   "bert": {"position_embedding_type": "relative_key", "is_decoder": True},
+  "llama": {
+    "attention_bias": True,
+    "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
+    "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5},
+    "quantization_config": {"quant_method": "gptq"},
+  },
+  "llama as qwen2": {
+    "use_sliding_window": True,
+    "layer_types": ["full_attention", "sliding_attention"],
+  },
+  "opt": {
+    "do_layer_norm_before": False,
+    "word_embed_proj_dim": 6,
+    "activation_function": "gelu",
+  },
 }
 
 
@@ -160,6 +222,75 @@ def test_settings_that_our_models_do_not_have(name, tmp_path):
     path.write_text(json.dumps({**config, key: value}))
     with pytest.raises(errors.UserError, match=rf"config\.json says {key} = "):
       pretrained.load(tmp_path, model)
+
+
+@pytest.mark.parametrize("said", [{}, {"sliding_window": 4096}])
+def test_a_mistral_with_a_window_is_refused(said, tmp_path):
+  """transformers takes 4096 if config.json does not say it."""
+  model = random(SMALL["llama"])
+  pretrained.save(model, tmp_path)
+  path = tmp_path / "config.json"
+  config = {**json.loads(path.read_text()), "model_type": "mistral"}
+  path.write_text(json.dumps({**config, "sliding_window": None}))
+  made = pretrained.model(tmp_path)
+  assert nnx.graphdef(made) == nnx.graphdef(model)
+  path.write_text(json.dumps({**config, **said}))
+  with pytest.raises(errors.UserError, match="sliding_window = 4096"):
+    pretrained.load(tmp_path, model)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_tied", "opt"])
+def test_names_that_decoders_have_elsewhere(name, tmp_path):
+  """Bodies alone and older files, with copies of what is shared."""
+  model = random(SMALL[name])
+  pretrained.save(model, tmp_path)
+
+  def change(tensors):
+    for key in [key for key in tensors if key.startswith("model.")]:
+      tensors[key.removeprefix("model.")] = tensors.pop(key)
+    for key in [key for key in tensors if key.endswith("embed_tokens.weight")]:
+      if name != "llama":
+        tensors["lm_head.weight"] = tensors[key]
+    if name != "opt":
+      old = "model.layers.0.self_attn.rotary_emb.inv_freq"
+      tensors[old] = np.ones(2, "f4")
+
+  toys.rewrite(tmp_path, change)
+  assert toys.same(pretrained.load(tmp_path, model), toys.arrays(model))
+
+
+def test_opt_350m_is_refused_by_its_tensors(tmp_path):
+  model = random(SMALL["opt"])
+  pretrained.save(model, tmp_path)
+  (tmp_path / "config.json").unlink()
+  new = {"decoder.project_in.weight": np.ones((12, 6), "f4")}
+  toys.rewrite(tmp_path, lambda tensors: tensors.update(new))
+  with pytest.raises(errors.UserError, match="OPT-350M, whose layers are post"):
+    pretrained.load(tmp_path, model)
+
+
+def test_weights_of_fbi_linear_have_their_scales(tmp_path):
+  rule = jbin.Rule("layers/.*", kernel_quantizer=jbin.quantizers.fbi_weight())
+  low = jbin.quantize(random(SMALL["llama"]), rule)
+  pretrained.save(jbin.dequantize(low), tmp_path)
+  generator = np.random.default_rng(1)
+
+  def change(tensors):
+    for key in [key for key in tensors if "_proj." in key]:
+      shape = (1, tensors[key].shape[1])
+      for new in ("wscale", "wbias"):
+        scale = generator.normal(size=shape).astype("f4")
+        tensors[key.replace("weight", new)] = scale
+
+  toys.rewrite(tmp_path, change)
+  tensors = load_file(tmp_path / "model.safetensors")
+  found = pretrained.load(tmp_path, low)
+  learned = "layers/mlp/down/kernel_quantizer/learned"
+  for name, theirs in (("alpha", "wscale"), ("beta", "wbias")):
+    want = [tensors[f"model.layers.{i}.mlp.down_proj.{theirs}"] for i in (0, 1)]
+    np.testing.assert_array_equal(
+      found[f"{learned}/{name}"], np.concatenate(want)
+    )
 
 
 @pytest.mark.parametrize("name", ["vit", "swin", "pvt_v2", "bert"])

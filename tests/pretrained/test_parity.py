@@ -26,6 +26,22 @@ _TEXT = {
   "intermediate_size": 16,
   "max_position_embeddings": 10,
 }
+_STATES = {
+  "vocab_size": 20,
+  "hidden_size": 8,
+  "num_hidden_layers": 2,
+  "num_heads": 4,
+  "head_dim": 4,
+  "state_size": 6,
+  "n_groups": 2,
+  "chunk_size": 4,
+  "eos_token_id": None,
+}
+_OPT = {**_TEXT, "ffn_dim": 16, "max_position_embeddings": 32}
+_OPT |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+_DECODER = {**_OPT, "num_attention_heads": 4, "num_key_value_heads": 2}
+_DECODER |= {"head_dim": 4}
+# An architecture, and what else there is to say of a case.
 CASES = {
   "ViTForImageClassification": {
     **_IMAGE,
@@ -58,14 +74,35 @@ CASES = {
   "BertForPreTraining": {**_TEXT, "num_labels": 2},
   "BertForMaskedLM": {**_TEXT, "num_labels": 2},
   "BertModel": {**_TEXT, "num_labels": 2},
+  "Mamba2ForCausalLM": {**_STATES, "time_step_limit": [0.02, 2.0]},
+  "Mamba2ForCausalLM, tied": {**_STATES, "tie_word_embeddings": True},
+}
+CASES |= {
+  "LlamaForCausalLM": {
+    **_DECODER,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50.0},
+  },
+  "Qwen2ForCausalLM, tied": {
+    **_DECODER,
+    "hidden_size": 16,
+    "tie_word_embeddings": True,
+  },
+  "Qwen3ForCausalLM": _DECODER,
+  "BitNetForCausalLM": {**_DECODER, "hidden_size": 16},
+  "OPTForCausalLM": _OPT,
 }
 # What theirs does not have, and ours has.
 FRESH = {"BertForMaskedLM": ("pooler/.*",)}
 
 
+def architecture(name):
+  """Of a case."""
+  return name.split(",")[0]
+
+
 def make(name):
   """One of transformers' models, with random numbers in every parameter."""
-  kind = getattr(transformers, name)
+  kind = getattr(transformers, architecture(name))
   model = kind(kind.config_class(**CASES[name]))
   generator = torch.Generator().manual_seed(0)
   with torch.no_grad():
@@ -79,6 +116,8 @@ def theirs(model):
   """Its results on the example, in an order."""
   tensors = [torch.from_numpy(array) for array in example(type(model).__name__)]
   with torch.no_grad():
+    if "CausalLM" in type(model).__name__:
+      return [model(tensors[0]).logits.numpy()]
     if len(tensors) == 1:
       return [model(tensors[0].permute(0, 3, 1, 2)).logits.numpy()]
     tokens, segments, mask = tensors
@@ -100,6 +139,8 @@ def ours(model, name):
 def example(name):
   """Images, or words, segments and mask."""
   generator = np.random.default_rng(0)
+  if "CausalLM" in name:
+    return (generator.integers(0, _TEXT["vocab_size"], (2, 7)),)
   if "Bert" not in name:
     return (generator.normal(size=(2, 32, 32, 3)).astype(np.float32),)
   tokens, segments = (generator.integers(0, n, (2, 7)) for n in (20, 2))
@@ -133,7 +174,34 @@ def test_logits_and_bits(name, tmp_path):
   for a, b in zip(theirs(back.eval()), want, strict=True):
     np.testing.assert_array_equal(a, b)
   written = json.loads((tmp_path / "ours" / "config.json").read_text())
-  assert written["architectures"] == [name]
+  assert written["architectures"] == [architecture(name)]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "Causal" in name])
+def test_greedy_words_and_perplexity(name, tmp_path):
+  model = make(name)
+  model.save_pretrained(tmp_path)
+  (tokens,) = map(torch.from_numpy, example(name))
+  with torch.no_grad():
+    loss = model(tokens, labels=tokens).loss
+    mask = torch.ones_like(tokens)
+    said = model.generate(
+      tokens, attention_mask=mask, max_new_tokens=6, do_sample=False
+    ).numpy()
+  length = tokens.shape[1]
+  assert said.shape[1] == length + 6
+  own = pretrained.model(tmp_path)
+  run = nnx.jit(lambda model, tokens, cache: model(tokens, cache=cache))
+  scores, cache = run(own, tokens.numpy(), own.init_cache(2, length + 5))
+  logs = np.asarray(jax.nn.log_softmax(scores[:, :-1]))
+  targets = tokens.numpy()[:, 1:, None]
+  found = -np.take_along_axis(logs, targets, -1).mean()
+  np.testing.assert_allclose(np.exp(found), np.exp(loss.item()), rtol=1e-5)
+  words = [scores[:, -1:].argmax(-1)]
+  for _ in range(5):
+    scores, cache = run(own, words[-1], cache)
+    words.append(scores.argmax(-1))
+  np.testing.assert_array_equal(np.concatenate(words, 1), said[:, length:])
 
 
 def test_distilled_deit_is_refused(tmp_path):

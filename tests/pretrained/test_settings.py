@@ -44,6 +44,20 @@ OTHERS = [
   ("nest", {"eps": 0.1}, "eps ours 0.1, theirs 1e-06"),
   ("bert", {"eps": 0.1}, "eps ours 0.1, theirs 1e-12"),
   ("bert", {"padding_id": None}, "padding_id ours None, theirs 0"),
+  ("mamba2", {"eps": 0.1}, "eps ours 0.1, theirs 1e-05"),
+  (
+    "mamba2",
+    {"dt_limit": (0.0, 1.0)},
+    "dt_limit ours (0.0, 1.0), theirs (0.0, inf)",
+  ),
+  ("llama", {"eps": 0.1}, "eps ours 0.1, theirs 1e-05"),
+  ("llama", {"rope_base": 2.0}, "rope_base ours 2.0, theirs 500.0"),
+  (
+    "llama as bitnet",
+    {"activation": "silu"},
+    "activation ours silu, theirs relu2",
+  ),
+  ("opt", {"heads": 4}, "heads ours 4, theirs 2"),
   (
     "bert_pretraining",
     {"token_activation": "relu"},
@@ -76,6 +90,8 @@ LEGAL = [
   ("swin", {"image_size": 64, "drop_path": 0.1}),
   ("pvt_v2", {"drop_path": 0.1}),
   ("bert", {"dropout": 0.3}),
+  ("mamba2", {"chunk": 16, "remat": "full"}),
+  ("llama", {"max_length": 99, "remat": "dots"}),
 ]
 
 

@@ -18,7 +18,11 @@ def abstract(make: Callable[..., M], *args: Any, **kwargs: Any) -> M:
   def build() -> M:
     # One key for all parameters: counting them is most of the tracing time.
     key = jax.random.key(0)
-    rngs = types.SimpleNamespace(params=lambda: key, dropout=lambda: key)
+    rngs = types.SimpleNamespace(
+      params=lambda: key,
+      dropout=lambda: key,
+      split=nnx.Rngs(0).split,  # stacks of blocks have streams of their own
+    )
     return make(*args, rngs=rngs, **kwargs)
 
   return nnx.eval_shape(build)

@@ -6,10 +6,9 @@ Mamba-2 with 1-bit weights in the two projections of each layer, and FBI-LLM
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,8 @@ from flax import nnx
 
 import jbin
 from experiments.cost_tables import sheet
-from experiments.cost_tables.models import llama, mamba2, parts
-from jbin import cost, quantizers
+from experiments.cost_tables.models import parts
+from jbin import cost, models, quantizers
 
 LENGTH = 2048
 TOKENS = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
@@ -27,6 +26,16 @@ GIB = 2**30
 TRAINED = 32000  # the vocabulary of the released models
 PADDED = 50288  # that of Mamba-2's own
 PROJECTIONS = "layers/mixer/(in_proj|out_proj)"
+SIZES = {
+  "780M": models.mamba2_780m,
+  "1.3B": models.mamba2_1_3b,
+  "2.7B": models.mamba2_2_7b,
+}
+FBI = {
+  "130M": models.llama_130m,
+  "1.3B": models.llama_1_3b,
+  "7B": models.llama_7b,
+}
 # Row -> its size and vocabulary.
 MODELS = {
   "2.7B, vocabulary 50288": ("2.7B", PADDED),
@@ -51,10 +60,10 @@ def sixteen(model: M) -> M:
   )
 
 
-def mamba(size: str, vocabulary: int) -> mamba2.Mamba2:
+def mamba(size: str, vocabulary: int, **options: Any) -> nnx.Module:
   """Mamba-2, in 16 bits."""
-  chosen = dataclasses.replace(mamba2.SIZES[size], vocabulary=vocabulary)
-  return parts.abstract(mamba2.Mamba2, chosen)
+  make = functools.partial(SIZES[size], vocabulary, **options)
+  return sixteen(parts.abstract(make, dtype=jnp.bfloat16))
 
 
 def stored(report: cost.Report) -> float:
@@ -84,10 +93,8 @@ def storage(size: str, vocabulary: int) -> Mapping[str, float]:
   }
 
 
-def _step(
-  model: mamba2.Mamba2, token: jax.Array, cache: mamba2.Cache
-) -> tuple[jax.Array, mamba2.Cache]:
-  return model.step(token, cache)
+def _step(model: Any, token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+  return model(token, cache=cache)
 
 
 def part(record: cost.Record) -> str:
@@ -101,8 +108,8 @@ def part(record: cost.Record) -> str:
 
 def tokens(size: str) -> Mapping[str, float]:
   """MACs of one token: by recurrence, and of the chunked form's average."""
-  model = binary(mamba(size, TRAINED), PROJECTIONS)
-  cache = jax.eval_shape(lambda: mamba2.cache(model.size))
+  model: Any = binary(mamba(size, TRAINED), PROJECTIONS)
+  cache = jax.eval_shape(lambda: model.init_cache(1))
   report = cost.count(_step, model, TOKEN, cache, states=2)
   sequence = cost.count(model, TOKENS)
   macs = report.total_by(lambda record: record.macs, part)
@@ -122,7 +129,8 @@ def tokens(size: str) -> Mapping[str, float]:
 
 def fbi(size: str) -> Mapping[str, float]:
   """FBI-LLM's storage, and the MACs of a token in a sequence."""
-  model = parts.abstract(llama.Llama, llama.SIZES[size])
+  make = functools.partial(FBI[size], TRAINED, dtype=jnp.bfloat16)
+  model = sixteen(parts.abstract(make))
   low = sixteen(binary(model, "layers/.*"))
   before, after = (cost.count(m, TOKENS) for m in (model, low))
   macs = after.total_by(lambda record: record.macs, part)
@@ -191,6 +199,6 @@ SHEETS = (
       sheet.Column("saved", "saved, %", 0.01, 2),
       sheet.Column("bits", "bits of a binary weight, scales included", 1, 3),
     ),
-    rows={size: functools.partial(fbi, size) for size in llama.SIZES},
+    rows={size: functools.partial(fbi, size) for size in FBI},
   ),
 )
