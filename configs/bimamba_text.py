@@ -31,15 +31,14 @@ import ml_collections
 NETS = {"mamba": "", "bimamba": "mamba", "llama": "", "fbi_llm": "llama"}
 MAMBA = {
   "name": "mamba2",
-  "layers": 4,
+  "layers": 3,
   "features": 128,
   "state": 32,
-  "head_dim": 32,
-  "chunk": 64,
+  "chunk": 32,
 }
 LLAMA = {
   "name": "llama",
-  "layers": 3,
+  "layers": 2,
   "features": 128,
   "heads": 4,
   "mlp_features": 256,

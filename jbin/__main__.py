@@ -12,6 +12,7 @@ from jbin import errors
 COMMANDS = {
   "train": "train a config, or go on where its workdir stands",
   "eval": "the metrics of a workdir's newest checkpoint",
+  "generate": "text from a workdir's newest checkpoint, as it is made",
   "cost": "MACs, ACE and bytes of a config's model, without running it",
   "plan": "what a config's rules do to its model, layer by layer",
   "list": "every name that a config can use, with one line each",
@@ -61,7 +62,7 @@ def _fail(error: object, code: int) -> int:
 
 
 def _help() -> str:
-  lines = [f"  {name:<8}{line}" for name, line in COMMANDS.items()]
+  lines = [f"  {name:<10}{line}" for name, line in COMMANDS.items()]
   return "\n".join(
     [
       "usage: jbin COMMAND [--config=FILE.py[:ARG]] [--config.KEY=VALUE ...]",

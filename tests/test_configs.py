@@ -8,7 +8,7 @@ from flax import nnx
 
 from jbin import errors, methods, nn, optimizers, regularizers, schedules
 from jbin.cli import _flags
-from jbin.train import build, config as config_lib, regularized
+from jbin.train import build, config as config_lib, counting, regularized
 
 SPECS = [
   "quickstart.py",
@@ -135,11 +135,11 @@ def test_the_twin_differs_in_the_quantizers_alone(config):
 
 
 def test_quickstart_counts_one_bit_products(config):
-  macs = build.cost_report(config("quickstart.py")).macs
+  macs = counting.cost_report(config("quickstart.py")).macs
   assert macs[1, 1] > 0.5 * sum(macs.values())
   assert all(
     min(pair) >= 16
-    for pair in build.cost_report(config("quickstart.py:float")).macs
+    for pair in counting.cost_report(config("quickstart.py:float")).macs
   )
 
 
@@ -270,7 +270,7 @@ def test_the_papers_figures_stand_in_the_header(root):
 )
 def test_bivit_costs_what_the_paper_counts(config, argument, billions):
   """Without the data set, and with all layers that are binary in the end."""
-  report = build.cost_report(config(f"bivit_imagenet.py:{argument}"))
+  report = counting.cost_report(config(f"bivit_imagenet.py:{argument}"))
   assert f"{report.total('biv_ops') / 1e9:.3f}" == billions
 
 
@@ -313,7 +313,7 @@ def test_every_way_of_a_small_bivit_makes_a_model(config, name):
   [("b0", "2.44"), ("b0,full", "9.14"), ("twins_s,hash", "12.49")],
 )
 def test_ecoformer_costs_what_its_header_says(config, root, argument, energy):
-  report = build.cost_report(config(f"ecoformer_imagenet.py:{argument}"))
+  report = counting.cost_report(config(f"ecoformer_imagenet.py:{argument}"))
   assert f"{report.total('energy_45nm') / 1e9:.2f}" == energy
   text = (root / "configs/ecoformer_imagenet.py").read_text()
   assert argument[:2] != "b0" or f" {energy}e9 " in text.replace("\n", " ")

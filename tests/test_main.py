@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jbin import __main__, cli
-from jbin.train import build, loop
+from jbin.train import counting, loop
 from tests.train.conftest import TINY, tiny_config, tiny_values
 
 __all__ = ["tiny_config", "tiny_values"]  # fixtures
@@ -150,7 +150,7 @@ def test_cost_formats(form, begins, tmp_path, capsys):
 def test_cost_prints_a_table_of_the_overridden_config(capsys, tiny_config):
   assert __main__.main(["cost", CONFIG, "--config.model.width=16"]) == 0
   printed = capsys.readouterr().out
-  wanted = build.cost_report(tiny_config(model__width=16)).to_table()
+  wanted = counting.cost_report(tiny_config(model__width=16)).to_table()
   assert printed.strip() == wanted.strip()
 
 

@@ -51,6 +51,7 @@ ROOMS = [
   "bench",
   "watch",
   "pretrained",
+  "lm",
   "models",
   "data",
   "tasks",

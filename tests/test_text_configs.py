@@ -8,7 +8,7 @@ from flax import nnx
 
 from jbin import schedules
 from jbin.cli import _flags
-from jbin.train import build, config as config_lib
+from jbin.train import build, config as config_lib, counting
 
 LAYERS = {
   "layers/attn/query",
@@ -48,7 +48,7 @@ def rate_of(made):
 @pytest.mark.parametrize("argument", ["mnli", "mnli,float"])
 def test_bibert_costs_what_the_paper_counts(config, argument):
   """22.35 GFLOPs at 128 tokens, without the data set."""
-  macs = build.cost_report(config(f"bibert_glue.py:{argument}")).macs
+  macs = counting.cost_report(config(f"bibert_glue.py:{argument}")).macs
   pair = (32, 32) if "float" in argument else (1, 1)
   head = 768 * 3
   binary = 10_871_635_968 + 301_989_888 + 589_824

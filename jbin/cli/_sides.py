@@ -210,7 +210,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _count(config: config_lib.Config) -> dict[str, Any]:
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  from jbin.train import build
+  from jbin.train import build, counting
 
   build.check(config)
-  return build.cost_report(config).to_json()
+  return counting.cost_report(config).to_json()

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TEXTS = _sides.TEXTS | {
+  "param_dtype": "in which float parameters are stored, such as bfloat16",
   "explain": "a layer's path, or nothing for all: why operands have their bits",
 }
 _SWITCHES = {
+  "decode": "count one token of a language model, from its cache",
   "training": "count a whole training step: forward, backward, update",
   "compiled": "with --training: beside XLA's figures, and with transfers",
 }
@@ -50,6 +52,13 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError(
       "--compiled is for a training step; add --training, or leave it out"
     )
+  stored = given["param_dtype"] or ""
+  if given["training"] and (given["decode"] or stored):
+    other = "--decode" if given["decode"] else "--param_dtype"
+    raise errors.UserError(
+      f"{other} is of a model at work, and --training of a step that trains it;"
+      " leave one of them out"
+    )
   if given["explain"] is not None and given["format"]:
     raise errors.UserError(
       "--explain prints text, which has no --format; leave one of them out"
@@ -60,13 +69,15 @@ def main(argv: Sequence[str]) -> None:
   if given["compiled"]:
     sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     _make_devices(math.prod(max(1, size) for size in sizes))
-  from jbin.train import build
+  from jbin.train import build, counting
 
   build.check(config)
   if given["training"]:
-    found = build.training_report(config, compiled=given["compiled"])
+    found = counting.training_report(config, compiled=given["compiled"])
+  elif given["decode"]:
+    found = counting.decoding_report(config, param_dtype=stored)
   else:
-    found = build.cost_report(config)
+    found = counting.cost_report(config, param_dtype=stored)
   path = given["explain"]
   _write(form(found) if path is None else found.explain(path), given["out"])
 

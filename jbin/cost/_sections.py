@@ -62,7 +62,7 @@ def summary(report: Report) -> Iterator[Section]:
   if report.is_training:
     yield from phases(report)
   if len(rows := _sizes(report)) > 4:
-    yield Section("Memory", rows, "<>>")
+    yield Section("Memory", rows, "<>>>")
   if flagged := report.flagged:
     said = (
       f"{FLAG} {len(flagged)} of {len(report.layers)} products have codes"
@@ -110,30 +110,41 @@ def phases(report: Report) -> Iterator[Section]:
     yield Section("", lines=said)
 
 
-def _sizes(report: Report) -> list[tuple[str, str, str]]:
+def _sizes(report: Report) -> list[tuple[str, str, str, str]]:
   memory = report.memory()
-  rows = [("", "elements", "bytes")]
+  found: list[tuple[str, str, float]] = []
   for label, by_bits in (
     ("weights", memory.weights_by_bits),
     ("looked-up tables", memory.embeddings_by_bits),
     ("other parameters", memory.other_parameters_by_bits),
   ):
-    rows += [
-      (f"{label}, {_bits(bits)}", f"{n:,}", exact(bits * n / 8))
+    found += [
+      (f"{label}, {_bits(bits)}", f"{n:,}", bits * n / 8)
       for bits, n in sorted(by_bits.items())
     ]
+  if found[1:]:
+    whole = f"{report.params['total']:,}"
+    found.append(("all parameters", whole, memory.parameters_bytes))
   kinds: dict[str, float] = {"batch statistics": memory.batch_stats_bytes}
   for kind, n in memory.states.values():
     kinds[f"states, {kind}"] = kinds.get(f"states, {kind}", 0) + n
-  rows += [(kind, "", exact(n)) for kind, n in kinds.items() if n]
-  rows.append(("all at rest", "", exact(memory.total_bytes)))
-  if report.is_training:  # its peaks stand with the phases
-    return rows
-  return [
-    *rows,
-    ("activations at peak", "", exact(memory.activations_bytes)),
-    ("  packed to their bits", "", exact(memory.activations_tagged_bytes)),
-  ]
+  found += [(kind, "", n) for kind, n in kinds.items() if n]
+  found.append(("all at rest", "", memory.total_bytes))
+  if not report.is_training:  # its peaks stand with the phases
+    found += [
+      ("activations at peak", "", memory.activations_bytes),
+      ("  packed to their bits", "", memory.activations_tagged_bytes),
+    ]
+  rows = [(what, n, exact(size), _binary(size)) for what, n, size in found]
+  return [("", "elements", "bytes", ""), *rows]
+
+
+def _binary(size: float) -> str:
+  """5.0340 GiB; small sizes need no second form."""
+  for unit, power in (("GiB", 30), ("MiB", 20)):
+    if size >= 2**power / 10:
+      return f"{size / 2**power:.4f} {unit}"
+  return ""
 
 
 def _bits(n: int) -> str:

@@ -11,7 +11,7 @@ from flax import nnx
 from jbin import errors, nn
 from jbin.optimizers import _base, _latents
 
-CHOICES = ("kernels", "float", "latents", "learned")
+CHOICES = ("kernels", "float", "latents", "learned", "all")
 
 # What a layer of Flax or of `jbin.nn` has one of for each channel or head. By
 # name, for in a stack of layers a vector has as many axes as a kernel.
@@ -70,7 +70,8 @@ def decay_mask(
     model: any module, abstract or not.
     reach: "kernels", as `decayed`; "float", those of them that no quantizer
       makes low-bit; "latents", those that one does; "learned", kernels and
-      all that quantizers learn: PACT's L2 term of its alpha.
+      all that quantizers learn: PACT's L2 term of its alpha; "all", every
+      parameter, as AdamW without groups has it (Bi-Mamba).
     wrt: as in `latent_mask`.
 
   Returns:
@@ -84,6 +85,8 @@ def decay_mask(
   latents = _latents.latent_mask(model, wrt=wrt)
   if reach == "latents":
     return jax.tree.map(bool, latents)
+  if reach == "all":
+    return jax.tree.map(lambda latent: True, latents)
   kernels = nnx.as_pure(decayed(nnx.state(model, wrt)))
   if reach == "kernels":
     return kernels

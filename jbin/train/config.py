@@ -47,7 +47,8 @@ class Optimizer:
   decay: str = "kernels"
   # "kernels": parameters of two axes and more, biases and scales apart;
   # "float": those of them without a quantizer; "latents": those with one;
-  # "learned": kernels, and what quantizers learn (PACT's bounds).
+  # "learned": kernels, and what quantizers learn (PACT's bounds); "all": every
+  # parameter.
   clip_norm: float = 0.0
   # Largest global norm of the gradient; 0: no clipping.
   clip_latents: float = 0.0

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jbin import data, schedules, tasks, views
+from jbin import data, schedules, shards, tasks, views
 from jbin.train import (
   build,
   config as config_lib,
@@ -46,8 +46,8 @@ def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
   )
   info, graphdef, model = restore.restore_model(make, workdir, mesh)
   restore.check_same_model(config, info, workdir)
-  start.check_vocabulary(info, source, workdir)
-  teacher = restore.load_teacher(task, source, mesh)
+  start.check_vocabulary(info, source.name, source.tokenizer, workdir)
+  teacher = restore.load_teacher(task, source, mesh, config.dtype)
   put = functools.partial(sharding.put, mesh)
   sums = run(
     make_step(graphdef, task, teacher, mesh),
@@ -72,7 +72,9 @@ def make_step(
     asked = teacher.model(teacher_state)
     return task.loss(model, batch, asked, progress)[1]
 
-  return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
+  return jax.jit(
+    shards.within(mesh, eval_step), out_shardings=sharding.replicated(mesh)
+  )
 
 
 def run(

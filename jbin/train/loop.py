@@ -22,13 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from flax import nnx
+from jax.sharding import Mesh
 
-from jbin import data, optimizers, schedules, tasks
+from jbin import data, optimizers, schedules, shards, tasks
 from jbin.train import (
   build,
   calibrate,
   checkpoint,
   config as config_lib,
+  counting,
   evaluation,
   interrupt,
   making,
@@ -109,7 +111,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   model = nnx.eval_shape(make)
   optimizer = build.optimizer(config.optimizer, model)
   graphdef, params, rest = restore.split(model)
-  teacher = restore.load_teacher(task, source, mesh)
+  teacher = restore.load_teacher(task, source, mesh, config.dtype)
   measures = metric_names(
     graphdef, (params, rest), task, teacher, source.features
   )
@@ -132,7 +134,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   # --- The compiled steps ----------------------------------------------------
   train_step = make_train_step(
-    graphdef, task, optimizer, teacher, (shardings, everywhere)
+    graphdef, task, optimizer, teacher, mesh, (shardings, everywhere)
   )
   eval_step = evaluation.make_step(graphdef, task, teacher, mesh)
   put = functools.partial(sharding.put, mesh)
@@ -166,7 +168,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   def targets(info: Mapping[str, Any]) -> dict[str, Any]:
     restore.check_same_run(config, info, workdir, say)
-    start.check_vocabulary(info, source, workdir)
+    start.check_vocabulary(info, source.name, source.tokenizer, workdir)
     return groups(restore.with_shardings(abstract, shardings))
 
   found = checkpoints.restore(targets)
@@ -209,7 +211,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     info = {
       "config": config_lib.to_mapping(config),
       "data": batches.get_state(),
-      "vocabulary": source.vocabulary() if source.vocabulary else "",
+      "vocabulary": source.tokenizer().digest if source.tokenizer else "",
     }
     checkpoints.save(step, groups(state), info)
 
@@ -324,10 +326,13 @@ def make_train_step(
   task: tasks.Task,
   optimizer: optimizers.Optimizer,
   teacher: restore.Teacher,
+  mesh: Mesh | None = None,
   out_shardings: Any = None,
 ) -> Any:
   """A jitted (state, batch, now, teacher state) -> new state and loss."""
   step = functools.partial(_train_step, graphdef, task, optimizer, teacher)
+  if mesh is not None:
+    step = shards.within(mesh, step)
   return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
 
 
@@ -417,7 +422,7 @@ def write_report(config: config_lib.Config, workdir: Path) -> Path:
   folder = workdir / "report"
   drafts = folder / "drafts"
   drafts.mkdir(parents=True, exist_ok=True)
-  cost = json.dumps(build.cost_report(config).to_json(), indent=2)
+  cost = json.dumps(counting.cost_report(config).to_json(), indent=2)
   draft = drafts / "cost.json"
   draft.write_text(cost + "\n")
   os.replace(draft, folder / "cost.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -114,6 +115,7 @@ class Program:
       self.task,
       self.optimizer,
       teacher,
+      mesh,
       (shardings, sharding.replicated(mesh)),
     )
 
@@ -167,14 +169,14 @@ def _teacher_maker(
   config: config_lib.Config,
   teacher: tasks.TeacherSource,
   made_for: making.Sizes,
-) -> tuple[making.Maker, tuple[str, ...]]:
+) -> tuple[Callable[[], nnx.Module], tuple[str, ...]]:
   """Makes the task's teacher; if its run is not there, the model before rules.
 
   The second is what a report has to say of that.
   """
   run = Path(teacher.workdir)
   if teacher.weights or (run / "config.json").is_file():
-    return restore.teacher_maker(teacher, made_for), ()
+    return restore.teacher_maker(teacher, made_for, config.dtype), ()
   named = config.model
   if teacher.model:
     named = config_lib.named(teacher.model, "task.teacher")

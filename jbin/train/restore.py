@@ -40,8 +40,16 @@ def split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:
   return graphdef, params, rest
 
 
-def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
+def load_teacher(
+  task: tasks.Task, source: data.Dataset, mesh: Mesh, dtype: str
+) -> Teacher:
   """The task's teacher, from its workdir or pretrained; empty if it has none.
+
+  Args:
+    task: says where it comes from.
+    source: the data.
+    mesh: of the devices.
+    dtype: of the computation of a pretrained one.
 
   Raises:
     errors.UserError: if there is no such run, it has no checkpoint, or there
@@ -49,41 +57,55 @@ def load_teacher(task: tasks.Task, source: data.Dataset, mesh: Mesh) -> Teacher:
   """
   if task.teacher is None:
     return Teacher(None, ())
-  make = teacher_maker(task.teacher, source)
+  make = teacher_maker(task.teacher, source, dtype)
   if task.teacher.weights:
-    from jbin import pretrained
-
-    written = nnx.eval_shape(make)
-    values = pretrained.load(task.teacher.weights, written)
-    everywhere = sharding.intended(split(written)[1:], mesh)
-    create = jax.jit(
-      lambda values: split(make(None, values))[1:], out_shardings=everywhere
-    )
-    graphdef, state = split(written)[0], create(values)
+    graphdef, *state = _pretrained(make, task.teacher.weights, mesh)
   else:
     workdir = Path(task.teacher.workdir)
     info, graphdef, state = restore_model(make, workdir, mesh)
-    start.check_vocabulary(info, source, workdir)
+    start.check_vocabulary(info, source.name, source.tokenizer, workdir)
   viewed = views.evaluation(nnx.merge(graphdef, *state))
   graphdef, *rest = split(viewed)
   return Teacher(graphdef, tuple(rest))
 
 
+def _pretrained(
+  make: Callable[[], nnx.Module], weights: str, mesh: Mesh
+) -> tuple[Any, nnx.State, nnx.State]:
+  """A model with its weights; each lies where it is to, and nowhere else."""
+  from jbin import pretrained
+
+  graphdef, params, rest = split(nnx.eval_shape(make))
+  params = with_shardings(params, sharding.intended(params, mesh))
+  model = nnx.merge(graphdef, params, rest)
+  pretrained.restore(model, weights)
+  where = sharding.intended(rest, mesh)
+  nnx.update(model, jax.jit(lambda: split(make())[2], out_shardings=where)())
+  return split(model)
+
+
 def teacher_maker(
-  teacher: tasks.TeacherSource, made_for: making.Sizes | None = None
-) -> making.Maker:
+  teacher: tasks.TeacherSource,
+  made_for: making.Sizes | None,
+  dtype: str,
+) -> Callable[[], nnx.Module]:
   """Makes a task's teacher, before anything is restored.
+
+  A pretrained one, which nothing changes, has kernels and tables of that
+  dtype, to which its layers would turn them anyway.
 
   Args:
     teacher: where it comes from.
     made_for: the data, or the sizes of the student's config.
+    dtype: of the computation of a pretrained one; a run has its own.
 
   Raises:
     errors.UserError: if there is no such run.
   """
   if teacher.weights:
     model = config_lib.named(teacher.model, "task.teacher")
-    return making.maker(model, made_for=made_for)
+    make = making.maker(model, dtype=dtype, made_for=made_for)
+    return lambda: _frozen(make(), dtype)
   workdir = Path(teacher.workdir)
   path = workdir / "config.json"
   try:
@@ -99,6 +121,14 @@ def teacher_maker(
   return making.maker(
     model, config.rules, dtype=config.dtype, made_for=made_for
   )
+
+
+def _frozen(model: nnx.Module, dtype: str) -> nnx.Module:
+  """The model, with kernels and tables of this dtype."""
+  for path, variable in start.variables(model):
+    if path.endswith(("kernel", "embedding")):
+      variable.set_value(variable.get_value().astype(dtype))
+  return model
 
 
 def restore_model(

@@ -71,7 +71,7 @@ def check(config: config_lib.Config) -> None:
   mode = config.optimizer.weight_decay_mode
   _choice("optimizer.weight_decay_mode", mode, ("l2", "decoupled"))
   decay = config.optimizer.decay
-  reaches = ("kernels", "float", "latents", "learned")
+  reaches = ("kernels", "float", "latents", "learned", "all")
   _choice("optimizer.decay", decay, reaches)
 
 

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from jbin import cost
 from jbin.cost import _hlo
-from jbin.train import build
+from jbin.train import counting
 from tests.train.conftest import TINY, tiny_config, tiny_values
 
 __all__ = ["tiny_config", "tiny_values"]  # fixtures
@@ -218,7 +218,7 @@ def test_the_program_says_the_same(mesh):
 
 def test_a_configs_step_has_its_transfers(tiny_config):
   config = tiny_config(mesh={"data": 2, "fsdp": 4})
-  report = build.training_report(config, compiled=True)
+  report = counting.training_report(config, compiled=True)
   training = report.training
   sent = training.communication
   assert sent.mesh == {"data": 2, "fsdp": 4}
@@ -235,7 +235,7 @@ def test_a_configs_step_has_its_transfers(tiny_config):
 
 
 def test_one_device_sends_nothing(tiny_config):
-  report = build.training_report(tiny_config(), compiled=True)
+  report = counting.training_report(tiny_config(), compiled=True)
   assert report.training.communication is None
   assert report.training.memory.notes
 

@@ -12,7 +12,7 @@ from jax import lax
 
 import jbin
 from jbin import cost
-from jbin.train import build, config as config_lib, program, sharding
+from jbin.train import config as config_lib, counting, program, sharding
 from tests.train.conftest import tiny_config, tiny_values
 
 __all__ = ["tiny_config", "tiny_values"]  # fixtures
@@ -282,12 +282,12 @@ def test_a_gradient_that_meets_no_parameter_keeps_its_place():
 
 @pytest.fixture
 def tiny(tiny_config):
-  return lambda **changes: build.training_report(tiny_config(**changes))
+  return lambda **changes: counting.training_report(tiny_config(**changes))
 
 
 def test_a_configs_step_is_counted(tiny_config, tiny):
   report = tiny()
-  forward = build.cost_report(tiny_config())
+  forward = counting.cost_report(tiny_config())
   macs = _macs(report)
   once = {r.name: r.macs for r in forward.layers}
   assert macs == {
@@ -326,7 +326,7 @@ def test_a_teacher_is_counted_beside_its_student(tiny_config, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(values))
   task = {"name": "distillation", "teacher_workdir": str(tmp_path)}
   alone, report = (
-    build.training_report(tiny_config(**changes))
+    counting.training_report(tiny_config(**changes))
     for changes in ({}, {"task": task})
   )
   more = _macs(report)["forward"] - _macs(alone)["forward"]

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from jbin.cli import _flags
-from jbin.train import build, config as config_lib
+from jbin.train import build, config as config_lib, counting
 
 NAME = "experiments/pokebnn_imagenet"
 RUN_FLAGS = [
@@ -259,7 +259,7 @@ def test_readme_has_the_cost_of_now(root, width):
     config = "resnet50_imagenet.py:w8a8"
   flags = [f"--config={root}/configs/{config}"]
   _, _, read = _flags.parse("cost", flags, {}, config=True)
-  report = build.cost_report(read)
+  report = counting.cost_report(read)
   cells = _rows(root / NAME / "README.md")[width]
   assert int(decimal.Decimal(cells[3]) * 10**9) == report.ace
   assert float(cells[4].replace(",", "")) == report.weight_bytes

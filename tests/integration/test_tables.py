@@ -10,7 +10,7 @@ import pytest
 
 from experiments import workdirs
 from jbin import report
-from jbin.train import build, loop
+from jbin.train import counting, loop
 from tests.integration.toy import finish, sweep
 
 # --- Of a toy -----------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_run_is_finished_when_its_page_is_there(tmp_path, monkeypatch):
     (out / "index.html").write_text("<html></html>")
     return out / "index.html"
 
-  monkeypatch.setattr(build, "cost_report", lambda config: Cost())
+  monkeypatch.setattr(counting, "cost_report", lambda config: Cost())
   monkeypatch.setattr(report, "write", killed)
   with pytest.raises(KeyboardInterrupt):
     loop.write_report(None, tmp_path)

@@ -54,6 +54,11 @@ BOUNDS = {f"{at}/input_quantizer/learned/alpha" for at in ("low", "stack")}
     ("float", {"float/kernel"}),
     ("latents", LOW),
     ("learned", {*LOW, "float/kernel", *BOUNDS}),
+    (
+      "all",
+      {*LOW, *BOUNDS, *(f"{p}/bias" for p in ("low", "float", "stack"))}
+      | {"float/kernel", "norms/scale", "norms/bias"},
+    ),
   ],
 )
 def test_decay_reaches_what_it_says(net, reach, want):

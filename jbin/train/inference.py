@@ -1,0 +1,66 @@
+"""A trained model to use: as a run's newest checkpoint has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flax import nnx
+
+from jbin import errors, views
+from jbin.train import (
+  build,
+  config as config_lib,
+  making,
+  restore,
+  sharding,
+  start,
+)
+
+if TYPE_CHECKING:
+  from jbin import data
+
+
+def model(config: config_lib.Config, workdir: Path) -> nnx.Module:
+  """The model of a run, as for evaluation.
+
+  Raises:
+    errors.UserError: if there is no checkpoint, or it is of another model.
+  """
+  return _model(config, workdir, build.sizes(config))[0]
+
+
+def language_model(
+  config: config_lib.Config, workdir: Path
+) -> tuple[nnx.Module, data.Tokenizer]:
+  """The model of a run, and the tokenizer that it learned its words from.
+
+  The run's texts need not be there, unless the tokenizer learns from them.
+
+  Raises:
+    errors.UserError: as `model`; if the model makes no text, or the tokenizer
+      is another one than the run's.
+  """
+  made_for, tokenizer = build.words(config)
+  found, info = _model(config, workdir, made_for)
+  if not hasattr(found, "init_cache"):
+    raise errors.UserError(
+      f"model '{config.model.name}' makes no text; take a language model, such"
+      " as 'mamba2' or 'llama'"
+    )
+  start.check_vocabulary(info, config.data.name, lambda: tokenizer, workdir)
+  return found, tokenizer
+
+
+def _model(
+  config: config_lib.Config, workdir: Path, made_for: making.Sizes
+) -> tuple[nnx.Module, Mapping[str, Any]]:
+  """The model, and what its checkpoint says of itself."""
+  make = making.maker(
+    config.model, config.rules, dtype=config.dtype, made_for=made_for
+  )
+  mesh = sharding.of(config.mesh)
+  info, graphdef, state = restore.restore_model(make, workdir, mesh)
+  restore.check_same_model(config, info, workdir)
+  return views.evaluation(nnx.merge(graphdef, *state)), info
