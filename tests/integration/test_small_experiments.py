@@ -1,4 +1,4 @@
-"""The experiments with binary transformers: rows, README, a tiny run each."""
+"""The experiments that a CPU runs: rows, README, a tiny run each."""
 
 import os
 import re
@@ -19,12 +19,14 @@ FLOAT = {
   "bibert_sst": {"float"},
   "bipft": {"pretrain_float", "finetune_float"},
   "ecoformer_cifar10": {"sr", "full", "full_more"},
+  "bimamba_text": {"mamba", "llama"},
 }
 TINY = {
   "bivit_cifar10": ("bivit", "test[:100]"),
   "bibert_sst": ("bibert", "validation[:50]"),
   "bipft": ("finetune_b", ""),
   "ecoformer_cifar10": ("hash", "test[:100]"),
+  "bimamba_text": ("bimamba", ""),
 }
 NAMES = [*FLOAT]
 
@@ -112,7 +114,7 @@ def test_a_tiny_run(root, shared, tmp_path, name):
     pytest.skip(f"no data at {shared / 'data'}; set JBIN_SHARED")
   row, split = TINY[name]
   flags = [f"--root={tmp_path}", f"--rows={row}", "--seeds=0", "--jobs=1"]
-  if name == "bipft":
+  if name in ("bipft", "bimamba_text"):
     flags.append(f"--text={text}")
   more = ["--config.steps=2", "--config.batch_size=8"]
   if split:
@@ -131,3 +133,32 @@ def test_a_tiny_run(root, shared, tmp_path, name):
   assert found.returncode == 0, found.stderr
   (line,) = re.findall(rf"^\| `{row}` \|.*", readme.read_text(), re.M)
   assert "not run" not in line
+
+
+@pytest.mark.slow
+def test_samples_of_a_tiny_run(root, tmp_path):
+  """On the text that needs no folder."""
+  name, flags = "bimamba_text", [f"--root={tmp_path}", "--seeds=0"]
+  more = ["--config.steps=2", "--config.length=32"]
+  found = _sweep(root, name, *flags, "--rows=mamba", "--run", "--", *more)
+  assert found.returncode == 0, found.stderr
+  readme = tmp_path / "README.md"
+  readme.write_text("a <!-- samples --> b <!-- end of samples --> c")
+  found = subprocess.run(
+    [
+      sys.executable,
+      f"experiments/{name}/samples.py",
+      flags[0],
+      f"--readme={readme}",
+      "--tokens=20",
+      "--prompt=A_b",
+    ],
+    cwd=root,
+    capture_output=True,
+    text=True,
+  )
+  assert found.returncode == 0, found.stderr
+  lines = readme.read_text("utf-8").split("\n")
+  assert lines[0] == "a <!-- samples -->"
+  assert lines[1].startswith("* `mamba`: A\\_b")
+  assert lines[2] == "<!-- end of samples --> c"
