@@ -159,7 +159,8 @@ def tapped(
   """`model(*given, taps=True)`.
 
   Raises:
-    errors.UserError: if the model has no taps.
+    errors.UserError: if the model has no taps, or no attention where the term
+      compares that.
   """
   takes = inspect.signature(model).parameters
   if "taps" not in takes:
@@ -168,7 +169,14 @@ def tapped(
       " no taps=True; take a model that does, such as vit or bert, or leave"
       f" {term}_weight out"
     )
-  return model(*given, taps=True)
+  found = model(*given, taps=True)
+  if term in ("similarity", "scores") and found.query is None:
+    raise errors.UserError(
+      f"{term}_weight compares attention, and the {who}"
+      f" ({type(model).__name__}) has none; leave it out, or compare its hidden"
+      " states by hidden_weight"
+    )
+  return found
 
 
 def similarity_loss(

@@ -101,6 +101,16 @@ def test_a_regression_comes_near_the_teacher_and_the_labels():
   np.testing.assert_allclose(metrics["squared_error"][0] / 5, hard, rtol=1e-6)
 
 
+@pytest.mark.parametrize("term", ["similarity", "scores"])
+def test_models_without_attention_are_refused(term):
+  """A state space has hidden states, and no queries."""
+  task = tasks.distillation("run", **{f"{term}_weight": 1.0})
+  batch = {"image": jnp.zeros((3, 2)), "label": jnp.zeros(3, jnp.int32)}
+  state_space = taps(0)._replace(query=None, key=None, value=None)
+  with pytest.raises(errors.UserError, match=f"{term}_weight compares attent"):
+    task.loss(model(taps(1)), batch, model(state_space))
+
+
 def test_models_without_taps_are_refused():
   batch = {"image": _logits(0), "label": jnp.zeros(5, jnp.int32)}
   task = tasks.distillation("run", similarity_weight=1.0)
