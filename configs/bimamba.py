@@ -5,20 +5,21 @@ Paper: Bi-Mamba: Towards Accurate 1-Bit State Space Models (2024), arXiv
 13.4 (11.8), 1.3b 11.7 (10.4), 2.7b 10.0 (9.1). It has no 130m.
 Hardware there: 4 GPUs, 8 for 2.7b; which is not said.
 
-Data: LLM360's Amber there, 1.26e12 tokens. Here C4 as array records for
-TensorFlow Datasets (set TFDS_DATA_DIR), or token ids that `data.write_tokens`
-wrote, which may be larger than memory: --config.data.dataset=
---config.data.files='("A.npy",)' --config.data.eval_files='("B.npy",)'.
+Data: LLM360's Amber there, 1.26e12 tokens. Here token ids in two files, written
+once from any texts, such as C4's or Amber's:
+  jbin.data.write_tokens("train.npy", texts, "meta-llama/Llama-2-7b-hf")
+or, of sets that memory holds (TensorFlow Datasets; set TFDS_DATA_DIR),
+--config.data.files=() --config.data.eval_files=() --config.data.dataset=lm1b.
 Tokenizer and teacher: LLaMA-2-7B's of the Hugging Face hub, or
 --config.data.tokenizer=DIR and --config.task.teacher_weights=DIR.
 
 Command, on one host:
   jbin train --config=configs/bimamba.py:780m --workdir=runs/bimamba_780m \
-    --config.mesh.fsdp=-1 --config.mesh.tensor=2
+    --config.mesh.fsdp=-1
 On a TPU VM with several hosts the same on each, with --distributed and a
-workdir in a bucket that all of them see:
+workdir in a bucket that is mounted on all of them (gcsfuse):
   gcloud compute tpus tpu-vm ssh NAME --worker=all --command="jbin train \
-    --distributed --config=configs/bimamba.py:780m --workdir=gs://BUCKET/780m"
+    --distributed --config=configs/bimamba.py:780m --workdir=/mnt/BUCKET/780m"
 What a step needs on each of 8 devices, with none at hand:
   jbin cost --config=configs/bimamba.py:780m --training --compiled \
     --config.batch_size=32 --config.mesh.data=1 --config.mesh.fsdp=4 \
@@ -30,11 +31,17 @@ Variations:
   --config.task.hard_weight=0.5 --config.task.soft_weight=0.5   use_kd=2
   --config.rules.parts=in_proj     one of the two projections
   --config.model.remat=none        faster, where memory allows
+  --config.mesh.tensor=2           layers split as well as parameters
+FBI-LLM (arXiv 2407.07093) in its sizes llama_130m, llama_1_3b and llama_7b:
+  --config.model.name=llama_1_3b --config.rules.name=fbi_llm
+  --config.optimizer.learning_rate.start=3e-4
+  --config.optimizer.learning_rate.end=3e-5
 
 Differs from the paper: another corpus, if it is not given as files; a step is
 one batch without accumulation, so that 256 sequences need devices for them all;
-learning rates are those of a step, not of its parts. 130m has the settings of
-780m.
+learning rates are those of a step, not of its parts; each epoch is shuffled
+whole, not chunk by chunk; nothing goes back and skips a chunk after a spike of
+the loss. 130m has the settings of 780m.
 """
 
 import ml_collections
@@ -78,16 +85,14 @@ def get_config(arg="780m"):
     }
   )
   config.rules = ml_collections.ConfigDict(
-    {"name": "none"}
-    if task == "float"
-    else {"name": "bimamba", "parts": "both"}
+    {"name": "none"} if task == "float" else {"name": "bimamba"}
   )
   config.data = ml_collections.ConfigDict(
     {
       "name": "text",
-      "dataset": "c4/en",
-      "files": (),
-      "eval_files": (),
+      "files": ("train.npy",),
+      "eval_files": ("valid.npy",),
+      "dataset": "",
       "tokenizer": TEACHER,
     }
   )

@@ -4,7 +4,7 @@ Paper: Bi-Mamba (2024), arXiv 2411.11843; FBI-LLM (2024), arXiv 2407.07093. The
 papers' nets are a thousand times as large, and see a million times the text.
 Hardware: any CPU, minutes a run.
 
-Data: bytes of the documentation topics that come with Python (English, 0.46 MB;
+Data: bytes of the documentation topics that come with Python (English, 0.47 MB;
 each version of Python has its own), or text files:
 --config.data.files='("A.txt",)' --config.data.eval_files='("B.txt",)'.
 

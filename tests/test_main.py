@@ -70,6 +70,22 @@ WRONG = [
     ["cost", CONFIG, "--format=jsn"],
     "unknown format 'jsn'; did you mean json?",
   ),
+  (
+    ["cost", QUICK, "--param_dtype=int8"],
+    "unknown param_dtype 'int8'; known: bfloat16, float16, float32",
+  ),
+  (
+    ["cost", "--diff", "A.json", "B.json", "--param_dtype=bfloat16"],
+    "--param_dtype does not go with --diff; to compare such reports",
+  ),
+  (
+    ["train", CONFIG, "--workdir=gs://bucket/run"],
+    "--workdir is 'gs://bucket/run', and jbin writes to folders; mount",
+  ),
+  (
+    ["train", CONFIG, "--config.task.teacher.name=llama", "--workdir=x"],
+    "the config has no group 'teacher' yet: give it whole",
+  ),
   (["list", "model"], "unknown family 'model'; did you mean models"),
   (["list", "models", "tasks"], "list takes no argument 'tasks'"),
   (["report", "--workdirs=DIR/none", "--out=DIR/o"], "no work directory"),

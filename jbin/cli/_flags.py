@@ -79,8 +79,15 @@ def parse(
     raise errors.UserError(str(error)) from error
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     text = " ".join(str(error).split())
+    hint = ""
+    if isinstance(error, KeyError):
+      key = text.strip("\"'")
+      hint = (
+        f"; the config has no group {key!r} yet: give it whole, as"
+        f" --config.GROUP.{key}=\"{{'name': ...}}\""
+      )
     raise errors.UserError(
-      f"a --config override does not fit the config: {text[:200]}"
+      f"a --config override does not fit the config: {text[:200]}{hint}"
     ) from error
   if len(left) > bool(positional):
     raise errors.UserError(
@@ -90,6 +97,12 @@ def parse(
   for name in needs:
     if not given[name]:
       raise errors.UserError(f"{command} needs --{name}={name.upper()}")
+  for name, value in given.items():
+    if name in ("workdir", "out") and "://" in str(value or ""):
+      raise errors.UserError(
+        f"--{name} is {value!r}, and jbin writes to folders; mount the bucket"
+        " on every host (with gcsfuse, say) and give its path"
+      )
   return given, left, None if read is None else config_lib.from_mapping(read)
 
 

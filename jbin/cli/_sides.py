@@ -57,7 +57,7 @@ def take(argv: Sequence[str]) -> Sides | None:
 
 
 _FLAG = ("--diff", "-diff")
-_ALONE = ("training", "compiled", "explain")
+_ALONE = ("training", "compiled", "explain", "decode", "param_dtype")
 
 
 def _check_others(argv: Sequence[str]) -> None:
@@ -65,12 +65,12 @@ def _check_others(argv: Sequence[str]) -> None:
   for argument in argv:
     name = argument.lstrip("-").partition("=")[0]
     if argument.startswith("-") and name in _ALONE:
-      cure = (
-        "; to compare training steps, write each of them as JSON: jbin cost"
-        " --config=... --training --format=json --out=FILE.json"
-        if name == "training"
-        else ""
-      )
+      cure = ""
+      if name not in ("compiled", "explain"):
+        cure = (
+          "; to compare such reports, write each of them as JSON: jbin cost"
+          f" --config=... {argument} --format=json --out=FILE.json"
+        )
       raise errors.UserError(f"--{name} does not go with --diff{cure}")
 
 

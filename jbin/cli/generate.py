@@ -46,6 +46,12 @@ def main(argv: Sequence[str]) -> None:
   sampling = lm.Sampling(**numbers)
   model, tokenizer = inference.language_model(config, Path(given["workdir"]))
   prompt = given["prompt"] or ""
+  try:
+    prompt.encode()
+  except UnicodeEncodeError as error:
+    raise errors.UserError(
+      "--prompt is no UTF-8; set the terminal, or the text, to it"
+    ) from error
   (ids,) = tokenizer.encode([prompt])
   end = tokenizer.special.get("sep")
   steps = lm.stream(
@@ -55,9 +61,13 @@ def main(argv: Sequence[str]) -> None:
     sampling=sampling,
     stop=() if end is None else (end,),
     bos=end,
+    vocabulary=tokenizer.size,
   )
   print(prompt, end="", flush=True)
-  _print(steps, tokenizer.stream(), len(ids), end)
+  text = tokenizer.stream()
+  for token in ids:  # what comes next may begin with a space that it decides
+    text.step(token)
+  _print(steps, text, len(ids), end)
 
 
 def _print(steps: Any, text: Any, read: int, end: int | None) -> None:

@@ -128,6 +128,15 @@ def _array(step: Step) -> str:
   return f"{'x'.join(map(str, step.shape)) or 'scalar'} {step.dtype}"
 
 
+def _tagged_anew(operand: Operand) -> bool:
+  """Whether its tag is one that followed another, which had ended."""
+  marks = [step.bits is not None for step in _way(operand.step)]
+  if not marks or not marks[-1]:
+    return False
+  last = len(marks) - marks[::-1].index(False) if False in marks else 0
+  return any(marks[:last])
+
+
 def _at(step: Step) -> str:
   return f"at {step.where}" if step.where else ""
 
@@ -157,7 +166,13 @@ def _flags(record: Record) -> Iterator[str]:
         f"{flag}: a scale varies along the contraction, but the other operand"
         " is float and takes it; the bits stand."
       )
-  if not record.flags:
+  if not record.flags and any(map(_tagged_anew, (record.lhs, record.rhs))):
+    yield (
+      "A tag was set anew behind a sum (an offset, or several bases): which"
+      " scales vary along the contraction is not known there, and integers"
+      " alone do not give the sum of this product."
+    )
+  elif not record.flags:
     both = record.lhs.tagged and record.rhs.tagged
     yield "No scale varies along the contraction" + (
       ": integers of these bits give the sum." if both else "."

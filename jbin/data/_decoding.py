@@ -14,7 +14,12 @@ _PENDING = 8
 
 
 class Stream(Protocol):
-  """Decodes ids as they come; the pieces joined are the text of all."""
+  """Decodes ids as they come; the pieces joined are the text of all.
+
+  So it is with ids of a text. Those that an encoder never gives, such as bytes
+  that are no UTF-8 among the tokens of a model that has learned little, may be
+  shown otherwise than `Tokenizer.decode` shows them.
+  """
 
   def step(self, id: int) -> str:
     """The text that is certain with this id, and was not before."""

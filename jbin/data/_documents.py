@@ -44,13 +44,13 @@ def paths(files: Sequence[str], option: str) -> tuple[pathlib.Path, ...]:
 
 
 def read(path: pathlib.Path) -> str:
-  """The text of a file.
+  """The text of a file as it is, but for a byte order mark.
 
   Raises:
     errors.UserError: if it is empty or no UTF-8.
   """
   try:
-    text = path.read_text("utf-8")
+    text = path.read_bytes().decode("utf-8-sig")
   except UnicodeDecodeError as error:
     raise errors.UserError(
       f"text file {path} is not UTF-8 ({error}); convert it, as with iconv"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,11 +121,16 @@ def joined(
     texts: are encoded; kept in memory, 2 bytes a token, or 4.
     files: are not read, but for a few stretches.
     tokenizer: of both.
+
+  Raises:
+    errors.UserError: if another one made a file.
   """
   tokens, count = array.array(_tokens.typecode(tokenizer.size)), 0.0
   for ids, size in encoded(texts, tokenizer):
     tokens.extend(ids)
     count += size
+  for each in files:
+    _check_maker(each.path, tokenizer)
   inside = (np.asarray(tokens),) if len(tokens) else ()
   count += sum(_bytes_of(each, tokenizer) for each in files)
   return Line((*inside, *files), tokenizer.size, count)
@@ -137,7 +144,9 @@ def saved(path: pathlib.Path) -> Saved:
   """
   try:
     found = np.load(path, mmap_mode="r")
-  except (ValueError, OSError) as error:
+    if not isinstance(found, np.ndarray):
+      raise ValueError("it is an archive of several arrays")
+  except (ValueError, OSError, EOFError) as error:
     raise errors.UserError(
       f"token file {path} cannot be read: {error}; make it with"
       " data.write_tokens"
@@ -148,6 +157,28 @@ def saved(path: pathlib.Path) -> Saved:
       " integers along one axis, as data.write_tokens writes"
     )
   return Saved(path, 0, len(found))
+
+
+def _maker(path: pathlib.Path) -> pathlib.Path:
+  """Where it is said which tokenizer made a file."""
+  return path.with_suffix(".json")
+
+
+def _check_maker(path: pathlib.Path, tokenizer: _tokens.Tokenizer) -> None:
+  """Raises if a file says that another tokenizer made it.
+
+  Raises:
+    errors.UserError: if so.
+  """
+  said = _maker(path)
+  if not said.is_file():
+    return
+  digest = json.loads(said.read_text("utf-8")).get("tokenizer")
+  if digest != tokenizer.digest:
+    raise errors.UserError(
+      f"token file {path}: {said.name} beside it says that another tokenizer"
+      f" made it ({digest}, not {tokenizer.digest}); set tokenizer to that one"
+    )
 
 
 def _bytes_of(part: Saved, tokenizer: _tokens.Tokenizer) -> float:
@@ -169,7 +200,9 @@ def write_tokens(
   """Writes a file of tokens that `data.text` reads without loading it.
 
   Behind each text comes the end-of-text token. Texts are taken from the
-  iterable as they are needed, so that a corpus may be larger than memory.
+  iterable as they are needed, so that a corpus may be larger than memory. A
+  file of the same name that ends in ".json" says which tokenizer it was, and
+  `data.text` refuses another one.
 
   Args:
     path: of the file, which must end in ".npy": integers of 2 bytes, or of 4
@@ -193,8 +226,12 @@ def write_tokens(
     name, made = tokenizer.digest, tokenizer
   _tokens.check(name, made, NEEDED)
   kind = np.dtype(_tokens.typecode(made.size))
+  if isinstance(texts, str):
+    raise errors.UserError(
+      "texts is one text; give documents, as [text] or lines of a file"
+    )
   part, count = path.with_suffix(f".{os.getpid()}"), 0
-  with part.open("wb") as file:
+  with _or_removed(part) as file:
     _head(file, kind, 0)
     start = file.tell()
     for ids, _ in encoded(texts, made):
@@ -205,7 +242,20 @@ def write_tokens(
     # NumPy leaves room for the size that is known only now.
     assert file.tell() == start
   part.replace(path)
+  said = json.dumps({"tokenizer": made.digest, "tokens": count})
+  _maker(path).write_text(said + "\n", "utf-8")
   return count
+
+
+@contextlib.contextmanager
+def _or_removed(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """A file to write, which does not stay if that fails."""
+  try:
+    with path.open("wb") as file:
+      yield file
+  except BaseException:
+    path.unlink(missing_ok=True)
+    raise
 
 
 def _head(file: BinaryIO, kind: np.dtype, count: int) -> None:

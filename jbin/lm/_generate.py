@@ -13,8 +13,10 @@ import numpy as np
 from flax import nnx
 
 from jbin import errors, views
+from jbin.lm import _scores
 
 _LEAST = 16  # prompts are padded to this, or a power of two above it
+_COLD = 1e-30  # temperatures below it draw what 0 does, without overflow
 DONE = -1
 """What `stream` gives for a text that has ended."""
 
@@ -44,6 +46,10 @@ class Sampling:
 
   def __post_init__(self) -> None:
     """Checks the numbers."""
+    for name in ("top_k", "seed"):
+      if not isinstance(getattr(self, name), int):
+        value = getattr(self, name)
+        raise errors.UserError(f"{name} is {value!r}; it is a whole number")
     for name, good, rule in (
       ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
       ("top_k", self.top_k >= 0, "0 (all) or more"),
@@ -59,8 +65,9 @@ def stream(
   *,
   new_tokens: int,
   sampling: Sampling = Sampling(),
-  stop: Sequence[int] = (),
+  stop: Sequence[int] | int = (),
   bos: int | None = None,
+  vocabulary: int | None = None,
 ) -> Iterator[np.ndarray]:
   """The next tokens of several texts, as they are made.
 
@@ -74,8 +81,10 @@ def stream(
     prompts: the ids of each text.
     new_tokens: for each text, at most.
     sampling: how a token is chosen.
-    stop: tokens that end a text; the one that does is given.
+    stop: tokens, or one, that end a text; the one that does is given.
     bos: what an empty prompt begins with.
+    vocabulary: only tokens below it are chosen, where the model has more than
+      its tokenizer; None: all.
 
   Yields:
     (texts,) int32: the next token of each, `DONE` for those that have ended.
@@ -86,6 +95,11 @@ def stream(
     FloatingPointError: if the scores of a token are not finite.
   """
   texts = _checked(prompts, bos, new_tokens)
+  if not hasattr(model, "init_cache"):
+    raise errors.UserError(
+      f"{type(model).__name__} makes no text: it has no cache; take a language"
+      " model, such as mamba2 or llama"
+    )
   graphdef, state = nnx.split(views.evaluation(model))
   lengths = np.array([*map(len, texts)])
   # The last token is never read.
@@ -103,7 +117,8 @@ def stream(
     row[: len(text)] = text
   room = max(padded, _bucket(needed, limit))
   key = jax.random.key(sampling.seed)
-  choose = functools.partial(_choose, dataclasses.replace(sampling, seed=0))
+  how = dataclasses.replace(sampling, seed=0)
+  choose = functools.partial(_choose, how, vocabulary)
   scores, cache = _read(graphdef, room, state, tokens, lengths)
   _check_vocabulary(texts, scores.shape[-1])
   chosen = choose(key, 0, scores)
@@ -116,7 +131,7 @@ def stream(
     found, finite = (np.asarray(part) for part in now)
     _check_finite(finite | ended, i)
     yield np.where(ended, DONE, found).astype(np.int32)
-    ended |= np.isin(found, [*stop])
+    ended |= np.isin(found, stop)
     if ended.all():
       return
 
@@ -124,7 +139,18 @@ def stream(
 def generate(
   model: nnx.Module, prompts: Sequence[Sequence[int]], **kwargs: Any
 ) -> list[list[int]]:
-  """The new tokens of each text; arguments and errors as for `stream`."""
+  """The new tokens of each text, as lists of ids.
+
+  Args:
+    model: a language model.
+    prompts: the ids of each text.
+    **kwargs: as for `stream`: `new_tokens=100`,
+      `sampling=lm.Sampling(temperature=0.8)`, ...
+
+  Raises:
+    errors.UserError: as `stream`.
+    FloatingPointError: as `stream`.
+  """
   steps = list(stream(model, prompts, **kwargs))
   rows = np.stack(steps, 1) if steps else np.zeros((len(prompts), 0), int)
   return [[int(t) for t in row if t != DONE] for row in rows]
@@ -136,9 +162,19 @@ def _checked(
   """The prompts, none of them empty."""
   if new_tokens < 1:
     raise errors.UserError(f"new_tokens is {new_tokens}; it must be 1 or more")
-  if not prompts:
+  if len(prompts) == 0:
     raise errors.UserError("there is no prompt; give one or more")
-  texts = [[int(token) for token in prompt] for prompt in prompts]
+  if isinstance(prompts, str) or any(
+    isinstance(prompt, str) or np.ndim(prompt) != 1 for prompt in prompts
+  ):
+    raise errors.UserError(
+      "prompts are lists of ids, one for each text; of a text, they are"
+      " tokenizer.encode([text])"
+    )
+  texts = [
+    _scores.ids(prompt, f"prompt {i}").tolist()
+    for i, prompt in enumerate(prompts)
+  ]
   for i, text in enumerate(texts):
     if not text and bos is None:
       raise errors.UserError(
@@ -200,15 +236,20 @@ def _step(
   return scores[:, 0], cache
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _choose(
-  sampling: Sampling, key: jax.Array, i: jax.typing.ArrayLike, scores: jax.Array
+  sampling: Sampling,
+  vocabulary: int | None,
+  key: jax.Array,
+  i: jax.typing.ArrayLike,
+  scores: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """A token of each text (b,), and whether all its scores are finite."""
-  scores = scores.astype(jnp.float32)
+  scores = scores[:, :vocabulary].astype(jnp.float32)
   finite = jnp.isfinite(scores).all(-1)
-  if not sampling.temperature:
+  if sampling.temperature < _COLD:
     return jnp.argmax(scores, -1).astype(jnp.int32), finite
+  scores = scores - scores.max(-1, keepdims=True)
   scores = _kept(scores / sampling.temperature, sampling)
   rows = jnp.arange(scores.shape[0])
   fold = jax.vmap(lambda row: jax.random.fold_in(key, row))

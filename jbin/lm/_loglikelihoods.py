@@ -90,7 +90,8 @@ def _pair(
   Raises:
     errors.UserError: if it has no context, or is too long without one.
   """
-  one, two = list(context), list(continuation)
+  one = _scores.ids(context, f"context {i}").tolist()
+  two = _scores.ids(continuation, f"continuation {i}").tolist()
   if not one:
     raise errors.UserError(
       f"context {i} is empty, and a model cannot begin with nothing; give it a"

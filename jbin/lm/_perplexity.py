@@ -85,8 +85,12 @@ def perplexity(
 
   Reference: Frantar et al., 2022 (arXiv 2210.17323).
   """
-  line = np.asarray(tokens, np.int32)
+  line = _scores.ids(tokens, "the text")
   _check(line, length, stride, bos, batch_size)
+  if text_bytes is not None and not text_bytes > 0:
+    raise errors.UserError(
+      f"text_bytes is {text_bytes}; a text has 1 or more, or leave it out"
+    )
   spans = _spans(len(line), length, stride, bos is not None)
   windows = (_window(line, span, length, bos) for span in spans)
   sums = _scores.scored(model, _scores.batched(windows, batch_size))

@@ -29,6 +29,27 @@ class Rows(NamedTuple):
   kept: np.ndarray
 
 
+def ids(tokens: Any, what: str) -> np.ndarray:
+  """Ids as int32, of any shape.
+
+  Raises:
+    errors.UserError: for what is no id: fractions, and numbers out of range.
+  """
+  found = np.asarray(tokens)
+  if found.size and not np.issubdtype(found.dtype, np.integer):
+    raise errors.UserError(
+      f"{what} has {found.dtype} numbers; ids are whole numbers, as a tokenizer"
+      " gives them"
+    )
+  if found.size and not 0 <= found.min() <= found.max() < 2**31:
+    wrong = found.min() if found.min() < 0 else found.max()
+    raise errors.UserError(
+      f"{what} has the token {wrong}; ids are from 0 up, as a tokenizer gives"
+      " them"
+    )
+  return found.astype(np.int32)
+
+
 def batched(rows: Iterable[Rows], size: int) -> Iterator[Rows]:
   """Rows side by side; the last batch is filled up with its last row."""
   rows = iter(rows)

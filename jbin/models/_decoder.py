@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import core
 
 from jbin import errors, nn
-from jbin.models import _base, _blocks, _causal
+from jbin.models import _base, _blocks, _causal, _tokens_in
 
 
 class Cache(NamedTuple):
@@ -165,7 +164,7 @@ class Decoder(nnx.Module):
       errors.UserError: if the tokens have another shape than the cache, need
         more place than there is, or padding is not on the right.
     """
-    counts = _counts(tokens, token_mask)
+    counts = _tokens_in.counts(tokens, token_mask)
     if cache is None:
       self.check_length(tokens.shape[1])
     else:
@@ -178,7 +177,7 @@ class Decoder(nnx.Module):
       lost = positions >= cache.k.shape[2]
       lost &= positions < cache.used[:, None]
       x = jnp.where(lost[..., None], jnp.nan, x)
-    out = self.score(x)
+    out = self.score(_tokens_in.spoilt(x, token_mask))
     if taps:
       hidden, found = tapped
       hidden = jnp.concatenate([first[None], hidden])
@@ -242,38 +241,6 @@ def _run(
   return x, tuple(kept), tapped
 
 
-def _known(x: jax.Array) -> np.ndarray | None:
-  """The numbers of an array, or None while a program is compiled."""
-  return None if isinstance(x, core.Tracer) else np.asarray(x)
-
-
-def _counts(tokens: jax.Array, token_mask: jax.Array | None) -> jax.Array:
-  """(b,) int32, the tokens of each row without its padding.
-
-  Raises:
-    errors.UserError: if the shapes do not fit, or padding is not on the right.
-  """
-  if tokens.ndim != 2:
-    raise errors.UserError(
-      f"a decoder takes tokens of the shape (batch, length), got {tokens.shape}"
-    )
-  batch, n = tokens.shape
-  if token_mask is None:
-    return jnp.full(batch, n, jnp.int32)
-  if token_mask.shape != tokens.shape:
-    raise errors.UserError(
-      f"token_mask has the shape {token_mask.shape}, and the tokens"
-      f" {tokens.shape}; they must be equal"
-    )
-  known = _known(token_mask)
-  if known is not None and (np.diff(known.astype(np.int8), axis=1) > 0).any():
-    raise errors.UserError(
-      "token_mask has padding in front of tokens; pad on the right (1, ..., 1,"
-      " 0, ..., 0)"
-    )
-  return jnp.sum(token_mask.astype(bool), -1, dtype=jnp.int32)
-
-
 def _check_cache(
   cache: Cache,
   depth: int,
@@ -295,9 +262,9 @@ def _check_cache(
   more = np.zeros(1, int)
   if token_mask is None:
     more += tokens.shape[1]
-  elif (known := _known(token_mask)) is not None:
+  elif (known := _tokens_in.known(token_mask)) is not None:
     more = known.astype(bool).sum(1)
-  used = _known(cache.used)
+  used = _tokens_in.known(cache.used)
   need = int((more + (0 if used is None else used)).max(initial=0))
   if need > length:
     raise errors.UserError(

@@ -172,7 +172,7 @@ def llama(
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
 ) -> Llama:
-  """A Llama of any size, or what its family has made of it.
+  """Llama of any size; by options Qwen2, Qwen3 or BitNet b1.58's net.
 
   It is called with tokens, and gives logits of the next one at each; with
   `taps=True` it gives `models.Outputs`, whose hidden states are those in front
@@ -205,8 +205,13 @@ def llama(
 
   Raises:
     errors.UserError: if heads cannot share features or keys evenly, their
-      channels are odd, or the activation is unknown.
+      channels are odd, rope_base is not above 0, or the activation is
+      unknown.
   """
+  if not rope_base > 0:
+    raise errors.UserError(
+      f"llama: rope_base is {rope_base}; it is above 0, 10000 as a rule"
+    )
   if head_dim is None:
     head_dim = _decoder.shared(features, heads)
   if head_dim % 2:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jbin import errors, nn
-from jbin.models import _base, _blocks, _mamba2_mixer as _mixer
+from jbin.models import _base, _blocks, _mamba2_mixer as _mixer, _tokens_in
 
 
 class Layer(nnx.Module):
@@ -145,8 +145,17 @@ class Mamba2(nnx.Module):
         queries, keys and values.
 
     Returns:
-      Logits; with a cache, (that, the new cache).
+      Logits; with a cache, (that, the new cache). A row with padding in front
+      of tokens, where only the compiled program knows, has NaN; so has a whole
+      chunk with a token whose features are NaN.
+
+    Raises:
+      errors.UserError: if the tokens have another shape than the mask or the
+        cache, or padding is not on the right.
     """
+    _tokens_in.counts(tokens, token_mask)
+    if cache is not None:
+      _check_cache(cache, self.depth, len(tokens))
 
     def run(layer: Layer, u: jax.Array, *rest: Any) -> tuple[jax.Array, Any]:
       kept = rest[-1] if cache is not None else None
@@ -158,13 +167,28 @@ class Mamba2(nnx.Module):
     x, (seen, new) = nn.scan(
       self.layers, x, token_mask, each=cache, call=run, remat=self.remat
     )
-    y = _blocks.norm(self.norm, x)
+    y = _blocks.norm(self.norm, _tokens_in.spoilt(x, token_mask))
     out = self.words.attend(y) if self.head is None else self.head(y)
     if taps:
       nothing: Any = None  # there is no attention
       hidden = jnp.concatenate([seen, x[None]])
       out = _base.Outputs(out, hidden, nothing, nothing, nothing)
     return out if cache is None else (out, new)
+
+
+def _check_cache(cache: _mixer.Cache, depth: int, rows: int) -> None:
+  """Refuses a cache of other rows or layers.
+
+  Raises:
+    errors.UserError: with both numbers of each.
+  """
+  has = cache.state.shape[:2]
+  if has != (depth, rows):
+    raise errors.UserError(
+      f"the cache is of {has[0]} layers and {has[1]} rows; the model has"
+      f" {depth} layers, and {rows} rows of tokens were given: make it with"
+      f" model.init_cache({rows})"
+    )
 
 
 @_base.REGISTRY.register
@@ -229,7 +253,7 @@ def mamba2(
     errors.UserError: if heads do not share the features evenly, or groups the
       heads.
   """
-  low, high = dt_limit
+  low, high = dt_limit if len(dt_limit) == 2 else (1.0, 0.0)
   if not 0 <= low <= high:
     raise errors.UserError(
       f"mamba2: dt_limit is {tuple(dt_limit)}; take the least and the greatest"

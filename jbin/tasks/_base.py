@@ -157,8 +157,11 @@ def teacher_source(
   if weights and not model:
     raise errors.UserError(
       f"{task}: teacher_weights='{weights}' are parameters of a model, and it"
-      " is not named; set task.teacher, such as {'name': 'bert_base'}"
+      " is not named; set it with its sizes, as"
+      " --config.task.teacher=\"{'name': 'llama_7b'}\" (jbin list models)"
     )
+  if isinstance(model, str):
+    model = {"name": model}
   return TeacherSource(workdir, dict(model or {}), weights)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
 from jbin import errors
 from jbin.train import sharding
@@ -66,7 +67,13 @@ class Checkpoints:
         read_only=True, create=False, save_interval_steps=0
       )
     if self._folder.is_dir():
-      self._manager = ocp.CheckpointManager(self._folder, options=options)
+      said = logging.get_verbosity()
+      if not self._writes:  # Orbax warns that it will not write, as it is told
+        logging.set_verbosity(logging.ERROR)
+      try:
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+      finally:
+        logging.set_verbosity(said)
 
   @property
   def latest(self) -> int | None:

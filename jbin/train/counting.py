@@ -103,12 +103,10 @@ def _stored(model: nnx.Module, dtype: str) -> nnx.Module:
   """The abstract model, with parameters of 32 bits in another type."""
   if not dtype:
     return model
-  try:
-    chosen = jnp.dtype(dtype)
-  except TypeError as error:
-    raise errors.UserError(
-      f"param_dtype is {dtype!r}; it must be float32, bfloat16 or float16"
-    ) from error
+  known = ("float32", "bfloat16", "float16")
+  if dtype not in known:
+    raise errors.UnknownName("param_dtype", dtype, known)
+  chosen = jnp.dtype(dtype)
 
   def store(leaf: Any) -> Any:
     if leaf.dtype != jnp.float32:

@@ -223,3 +223,14 @@ def test_a_report_of_a_long_program_can_be_pickled():
 
   report = cost.count(run, X, W, weights=1)
   assert pickle.loads(pickle.dumps(report)).explain() == report.explain()
+
+
+def test_a_tag_behind_a_sum_says_nothing_of_scales():
+  """FBI-Linear's offset hides that its scale is one of each input."""
+  layer = nn.Linear(
+    4, 3, kernel_quantizer=quantizers.fbi_weight(), rngs=nnx.Rngs(0)
+  )
+  text = cost.count(layer, jax.ShapeDtypeStruct((2, 4), "f4")).explain("")
+  assert "a sum ends the tag" in text
+  assert "which scales vary along the contraction is not known there" in text
+  assert "No scale varies" not in text

@@ -105,7 +105,8 @@ def test_files_of_tokens_are_the_text_that_they_were_made_of(tmp_path, file):
   saved = np.load(path)
   assert saved.dtype == np.uint16
   assert len(saved) == count == len(TEXT.encode()) + 4 + 2
-  assert [each.name for each in tmp_path.glob("tokens*")] == ["tokens.npy"]
+  names = {each.name for each in tmp_path.glob("tokens*")}
+  assert names == {"tokens.npy", "tokens.json"}
   # The same rows whatever is in memory; text stands before tokens.
   made = jbin.data.text([str(path), str(file)], eval_files=str(path), length=9)
   text = [*(b + 5 for b in TEXT.encode()), END]
@@ -165,6 +166,10 @@ def test_wrong_options(file, tmp_path):
   ids, noise = tmp_path / "ids.npy", tmp_path / "noise.npy"
   np.save(ids, np.full(1000, 300))
   noise.write_bytes(b"no array")
+  nothing, archive = tmp_path / "nothing.npy", tmp_path / "archive.npy"
+  nothing.write_bytes(b"")
+  np.savez(tmp_path / "archive.npz", np.zeros(3))
+  (tmp_path / "archive.npz").rename(archive)
   vocab = tmp_path / "vocab.txt"
   vocab.write_text("[UNK]\n[CLS]\na\n")
   for options, message in (
@@ -177,6 +182,8 @@ def test_wrong_options(file, tmp_path):
     ({"eval_files": "none.txt"}, "eval_files: none.txt is not there"),
     ({"files": str(tokens)}, r"int64 \(2, 2\); it must have"),
     ({"files": str(noise)}, r"noise.npy cannot be read"),
+    ({"files": str(nothing)}, r"nothing.npy cannot be read"),
+    ({"files": str(archive)}, r"archive of several arrays"),
     ({"files": str(ids), "tokenizer": "wordpiece"}, "learns from text, and"),
     ({"tokenizer": str(vocab)}, r"no token \[SEP\] or .*ends each text"),
   ):
@@ -189,6 +196,36 @@ def test_wrong_options(file, tmp_path):
     jbin.data.write_tokens(tmp_path / "a.txt", [], "bytes")
   with pytest.raises(errors.UserError, match="ends each text"):
     jbin.data.write_tokens(ids, [], str(vocab))
+  with pytest.raises(errors.UserError, match="texts is one text"):
+    jbin.data.write_tokens(ids, "hello", "bytes")
+
+
+def test_files_of_tokens_know_their_tokenizer(tmp_path):
+  path, vocab = tmp_path / "a.npy", tmp_path / "vocab.txt"
+  jbin.data.write_tokens(path, [TEXT], "bytes")
+  vocab.write_text("\n".join(["[UNK]", "[SEP]", *map(str, range(300))]) + "\n")
+  with pytest.raises(errors.UserError, match=r"a\.json beside it says"):
+    jbin.data.text(str(path), tokenizer=str(vocab))
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+  def texts():
+    yield "one"
+    raise RuntimeError("gone")
+
+  with pytest.raises(RuntimeError, match="gone"):
+    jbin.data.write_tokens(tmp_path / "a.npy", texts(), "bytes")
+  assert not list(tmp_path.iterdir())
+
+
+def test_line_breaks_stay_as_they_are(tmp_path):
+  text = "one\r\ntwo\rthree\n" * 20
+  path = tmp_path / "dos.txt"
+  path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+  data = jbin.data.text(str(path), length=8)
+  got = data.tokenizer().decode(line(rows(data)))
+  assert got
+  assert text.startswith(got)
 
 
 def test_wikitext_in_full(wikitext):

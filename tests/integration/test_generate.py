@@ -103,3 +103,26 @@ def test_a_model_of_images_makes_no_text(root, capsys, tmp_path):
   assert "data 'digits' is no text" in err
   assert __main__.main(["cost", quick[0], "--decode"]) == 2
   assert "decodes no tokens" in capsys.readouterr().err
+
+
+def test_a_space_behind_the_prompt_stays(root, capsys, tmp_path):
+  """Where words stand apart, the first new one is no beginning of a text."""
+  pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "value", "of"]
+  vocab = tmp_path / "vocab.txt"
+  vocab.write_text("\n".join(pieces) + "\n")
+  (tmp_path / "text.txt").write_text("the value of the value " * 200)
+  arguments = [
+    f"--config={root}/configs/bimamba_text.py:llama",
+    *NETS["fbi_llm,labels"],
+    *SMALL,
+    "--config.steps=30",
+    f"--config.data.files=('{tmp_path}/text.txt',)",
+    "--config.data.eval_share=0.3",
+    f"--config.data.tokenizer={vocab}",
+    f"--workdir={tmp_path}/run",
+  ]
+  assert __main__.main(["train", *arguments]) == 0
+  greedy = ["--temperature=0", "--prompt=the value"]
+  code, out, _ = _generate(capsys, arguments, *greedy)
+  assert code == 0
+  assert out.startswith("the value of the")

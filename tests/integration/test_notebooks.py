@@ -115,6 +115,62 @@ def _check_02(left, full):
     assert errors["descent"] < errors["sab, scaled"]
 
 
+def _check_03(left, full):
+  assert 0 < left["value_difference"] < 1e-4
+  assert left["state_difference"] < 1e-4
+  # By hand, 4 heads of 32 with states of 32: of a chunk of 32 tokens, C and B
+  # once for all heads, the result, and the state in and out.
+  chunk = 32 * 32 * 32 + 4 * (32 * 32 * 32 + 2 * 32 * 32 * 32)
+  lengths = 128, 512, 2048, 8192
+  assert left["growth"] == [
+    [n // 32 * chunk, 2 * 4 * 32 * n * n] for n in lengths
+  ]
+  # 64 features make 128, gated, with B, C and four step sizes.
+  wide, rows = 128 + 128 + 2 * 32 + 4, ("0", "1")
+  assert left["float_levels"] == {
+    f"{i}/{name}": n
+    for i in rows
+    for name, n in (("in_proj", wide), ("out_proj", 64))
+  }
+  assert set(left["low_levels"].values()) == {2}
+  projections, words = 2 * (64 * wide + 128 * 64), 64 * left["tokenizer.size"]
+  # Convolutions of four tokens and their biases, norms, three of each head.
+  others = 2 * ((4 + 1) * (128 + 2 * 32) + 64 + 128 + 3 * 4) + 64
+  scales = 2 * 2 * (64 + 128)
+  assert left["share_of['this net']"] == {
+    "1 bit": projections,
+    "words": words,
+    "else": others,
+  }
+  # A token: two products with a state for each layer; the table is the head.
+  float_macs = words + 2 * (4 * (128 + 2 * 32) + 2 * 4 * 32 * 32)
+  key = "[[c.memory().parameters_bytes, c.ace] for c in costs.values()]"
+  assert left[key] == [
+    [
+      4 * (projections + words + others),
+      (projections + float_macs) * 32**2,
+    ],
+    [
+      projections // 8 + 4 * (words + others + scales),
+      projections * 32 + float_macs * 32**2,
+    ],
+  ]
+  assert [round(n, 4) for n in left["list(gib.values())"]] == [5.0340, 0.5452]
+  assert left["cost.macs[16, 1]"] == 2_571_632_640
+  assert left["cache_difference"] < 1e-4
+  assert left["[found.predictions for found in measured.values()]"] == [
+    64 * 127,
+    64 * 128 - 1,
+    64 * 128 - 1,
+    64 * 128,
+  ]
+  assert 0 < left["compressed"] < 8
+  bits = [found[0] for found in left["list(results.values())"]]
+  assert max(bits) < (3.2 if full else 8.3)
+  if full:
+    assert bits[0] < 2.6
+
+
 CHECKS = {
   "00_how_to_think_in_jbin": (
     {"STEPS": 120},
@@ -176,6 +232,26 @@ CHECKS = {
       "bool_accuracy",
     ),
     _check_02,
+  ),
+  "03_one_bit_language_model": (
+    {"FLOAT_STEPS": 3, "STEPS": 3, "NEW_TOKENS": 8},
+    (
+      "value_difference",
+      "state_difference",
+      "growth",
+      "float_levels",
+      "low_levels",
+      "tokenizer.size",
+      "share_of['this net']",
+      "[[c.memory().parameters_bytes, c.ace] for c in costs.values()]",
+      "list(gib.values())",
+      "cost.macs[16, 1]",
+      "cache_difference",
+      "[found.predictions for found in measured.values()]",
+      "compressed",
+      "list(results.values())",
+    ),
+    _check_03,
   ),
 }
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from jbin import errors, lm
 from tests.lm.counting import Counting
@@ -67,7 +68,35 @@ def test_what_may_be_drawn(how, kept):
   np.testing.assert_allclose(seen, share, atol=0.08)
 
 
+def test_ids_in_arrays_and_one_stop():
+  prompts = np.array([[2, 3], [1, 1]])
+  found = lm.generate(Counting(), prompts, new_tokens=5, stop=0)
+  for text, prompt in zip(found, prompts.tolist(), strict=True):
+    whole = _counted(prompt, 5)
+    assert text == (whole[: whole.index(0) + 1] if 0 in whole else whole)
+
+
+def test_a_temperature_that_overflows_is_none():
+  sampling = lm.Sampling(temperature=1e-38)
+  found = lm.generate(Counting(), [[1]], new_tokens=9, sampling=sampling)
+  assert found == [_counted([1], 9)]
+
+
+def test_only_tokens_that_the_tokenizer_has():
+  """The best of seven is 5; of the first four, none is behind it but 3."""
+  assert lm.generate(Counting(), [[5]], new_tokens=1) == [[5]]
+  found = lm.generate(Counting(), [[5]], new_tokens=1, vocabulary=4)
+  assert found == [[3]]
+
+
 REFUSED = {
+  "prompts are lists of ids": {"prompts": "text"},
+  "are lists of ids, one for each": {"prompts": [1, 2]},
+  "prompt 0 has the token 1099511627776": {"prompts": [[2**40]]},
+  "prompt 0 has float64 numbers": {"prompts": [[1.5]]},
+  "Linear makes no text": {
+    "model": nnx.Linear(2, 2, rngs=nnx.Rngs(0)),
+  },
   "prompt 1 is empty": {"prompts": [[1], []]},
   "there is no prompt": {"prompts": []},
   "prompt 0 has the token 7, .* 0 to 6": {"prompts": [[1, 7]]},
@@ -94,6 +123,7 @@ def test_what_cannot_be_generated(why):
     ({"temperature": -1.0}, "temperature is -1.0; it is 0 or more"),
     ({"top_k": -1}, "top_k is -1"),
     ({"top_p": 0.0}, "top_p is 0.0; it is above 0"),
+    ({"seed": 1.5}, "seed is 1.5; it is a whole number"),
   ],
 )
 def test_how_nothing_can_be_drawn(how, rule):

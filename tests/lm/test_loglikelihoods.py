@@ -73,6 +73,9 @@ def test_nothing_is_asked():
     ([[1], []], [[1], [1]], {}, "context 1 is empty"),
     ([[1]], [[1] * 5], {"length": 4}, "0 has 5 tokens, and the model reads 4"),
     ([[1]], [[7]], {}, "a token 7"),
+    ([[1, 2]], [[-1]], {}, "continuation 0 has the token -1"),
+    ([[2**32 + 1]], [[1]], {}, "context 0 has the token 4294967297"),
+    ([[1.5]], [[1]], {}, "context 0 has float64 numbers"),
     ([[1]], [[1]], {"batch_size": 0}, "batch_size is 0"),
   ],
 )

@@ -112,7 +112,10 @@ def test_a_hopeless_model_has_an_infinite_perplexity():
     ({"length": 10, "batch_size": 0}, "batch_size is 0"),
     ({"length": 10, "tokens": TEXT[None]}, r"shape \(1, 53\)"),
     ({"length": 10, "tokens": TEXT + 1}, "token 7, .* is 0 to 6"),
-    ({"length": 10, "tokens": TEXT - 1}, "token -1, .* is 0 to 6"),
+    ({"length": 10, "tokens": TEXT - 1}, "the text has the token -1"),
+    ({"length": 10, "tokens": TEXT + 2**32}, "the text has the token 42949"),
+    ({"length": 10, "tokens": TEXT + 0.5}, "the text has float64 numbers"),
+    ({"length": 10, "text_bytes": 0}, "text_bytes is 0"),
   ],
 )
 def test_errors(options, message):

@@ -1,6 +1,7 @@
 """Mamba-2: parallel is recurrent, padding, caches, dtypes, what it refuses."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -298,3 +299,36 @@ BAD = {
 def test_sizes_that_cannot_be(why):
   with pytest.raises(errors.UserError, match=why):
     models.mamba2(**{**SMALL, **BAD[why]}, rngs=nnx.Rngs(0))
+
+
+def test_padding_in_front_is_refused():
+  """Before a program runs; in one its row is NaN, and no other."""
+  tokens, mask = _tokens(2, 6), _masked([6, 6], 6)
+  mask[0, :2] = 0
+  with pytest.raises(errors.UserError, match="pad on the right"):
+    _model()(tokens, token_mask=mask)
+  scores = np.asarray(_run(_model(), tokens, token_mask=jnp.asarray(mask)))
+  assert np.isnan(scores[0]).all()
+  assert np.isfinite(scores[1]).all()
+
+
+CALLS = {
+  "2 layers and 3 rows; the model has 2 layers, and 2": {"cache": (3, 2)},
+  "of 1 layers and 2 rows": {"cache": (2, 1)},
+  "token_mask has the shape (2, 5), and the tokens (2, 6)": {"mask": (2, 5)},
+  "of the shape (batch, length), got (6,)": {"tokens": (6,)},
+}
+
+
+@pytest.mark.parametrize("why", CALLS)
+def test_calls_that_do_not_fit(why):
+  model, given = _model(), CALLS[why]
+  tokens = jnp.zeros(given.get("tokens", (2, 6)), jnp.int32)
+  more = {}
+  if "cache" in given:
+    rows, layers = given["cache"]
+    more["cache"] = _model(layers=layers).init_cache(rows)
+  if "mask" in given:
+    more["token_mask"] = jnp.ones(given["mask"], jnp.int32)
+  with pytest.raises(errors.UserError, match=re.escape(why)):
+    model(tokens, **more)

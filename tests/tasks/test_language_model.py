@@ -178,7 +178,7 @@ def test_errors():
     ("every weight is 0: hard_weight", {"hard_weight": 0.0}),
     ("soft_weight is of what a teacher", {"soft_weight": 1.0}),
     ("got two", {"teacher_workdir": "r", "teacher_weights": "w"}),
-    ("set task.teacher, such", {"teacher_weights": "w"}),
+    ("set it with its sizes", {"teacher_weights": "w"}),
     (
       "every weight is 0: hard_weight, soft",
       {"teacher_workdir": "r", "soft_weight": 0.0},
@@ -186,3 +186,8 @@ def test_errors():
   ):
     with pytest.raises(errors.UserError, match=message):
       tasks.language_model(**weights)
+
+
+def test_a_teacher_may_be_a_name_alone():
+  task = tasks.language_model(teacher_weights="DIR", teacher="llama_7b")
+  assert task.teacher.model == {"name": "llama_7b"}
