@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # as a script, only this folder is
@@ -67,6 +67,7 @@ def _escaped(text: str) -> str:
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)
   root = Path(launcher.ROOT.value or "runs/bimamba_text")
   found = list(texts(root))
   if not found:

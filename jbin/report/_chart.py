@@ -12,6 +12,10 @@ WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 56, 18, 12, 36
 _POINTS = 240
 # More than this in one curve cannot be told apart at this width.
+_LETTER, _LINE = 8, 14
+# About what a letter of a label takes, and its line.
+_SHIFTS = (-12, 22, -27, 37)
+# Of labels from their dots, the best first.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Point:
   title: str
   anchor: str
   # Which end of the label is at the dot: "start", "middle" or "end".
+  dy: int = -12
+  # From the dot to the line that the label stands on.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +141,7 @@ def lines(
   series: Sequence[Series],
   label: Callable[[float], str],
   share: bool = False,
+  late: bool = False,
 ) -> Chart | None:
   """A chart of curves over the steps; None if nothing in them is finite.
 
@@ -144,6 +151,8 @@ def lines(
     label: how a tick of the y axis reads.
     share: the values are shares in [0, 1]: a linear axis up to 1. Otherwise
       the axis is logarithmic if the values are positive and far apart.
+    late: the axis is about where the curves are once the first quarter is over,
+      unless they are still far apart there.
   """
   series = [dataclasses.replace(s, curve=thin(s.curve)) for s in series]
   finite = [v for s in series for v in s.curve.values if math.isfinite(v)]
@@ -153,6 +162,8 @@ def lines(
   last = max(step for s in series for step in s.curve.steps)
   x = Axis(first, last if last > first else first + 1, LEFT, WIDTH - RIGHT)
   y = _share_axis(series) if share else _value_axis(finite)
+  if late:
+    y = _late_axis(series) or y
   drawn = [
     Line(_path(s.curve, x, y), s.colour, s.role, s.title, _end(s.curve, x, y))
     for s in series
@@ -180,15 +191,29 @@ def _value_axis(finite: Sequence[float]) -> Axis:
 
 def _share_axis(series: Sequence[Series]) -> Axis:
   """Up to 1, from where the curves are once the first quarter is over."""
-  late = [
+  low = math.floor(min(_late(series), default=0.0) * 20 - 0.4) / 20
+  low = max(0.0, low) if low >= 0.5 else 0.0
+  return Axis(low, 1.0, HEIGHT - BOTTOM, TOP)
+
+
+def _late_axis(series: Sequence[Series]) -> Axis | None:
+  """About the last three quarters of the curves; None if they are far apart."""
+  values = _late(series)
+  low, high = min(values, default=0.0), max(values, default=0.0)
+  if low <= 0 or high > 4 * low:
+    return None
+  pad = max(0.1 * (high - low), 0.01 * high)
+  return Axis(low - pad, high + pad, HEIGHT - BOTTOM, TOP)
+
+
+def _late(series: Sequence[Series]) -> list[float]:
+  """The finite values once the first quarter of a curve is over."""
+  return [
     v
     for s in series
     for v in s.curve.values[len(s.curve.values) // 4 :]
     if math.isfinite(v)
   ]
-  low = math.floor(min(late, default=0.0) * 20 - 0.4) / 20
-  low = max(0.0, low) if low >= 0.5 else 0.0
-  return Axis(low, 1.0, HEIGHT - BOTTOM, TOP)
 
 
 def _path(curve: Curve, x: Axis, y: Axis) -> str:
@@ -212,15 +237,26 @@ def points(
   data: Sequence[tuple[float, float, str, int]],
   x_label: str,
   labels: tuple[Callable[[float], str], Callable[[float], str]],
+  share: bool = True,
 ) -> Chart | None:
-  """A chart of dots (x > 0 on a logarithmic axis, y, name, colour)."""
+  """A chart of dots (x > 0 on a logarithmic axis, y, name, colour).
+
+  Args:
+    title: what is drawn.
+    data: the dots.
+    x_label: what the x axis has.
+    labels: how a tick of each axis reads.
+    share: y are shares in [0, 1]. Otherwise labels that would lie upon each
+      other go apart.
+  """
   data = [p for p in data if math.isfinite(p[1]) and p[0] > 0]
   if not data:
     return None
   xs, ys = [p[0] for p in data], [p[1] for p in data]
   x = Axis(min(xs) / 2.5, max(xs) * 2.5, LEFT, WIDTH - RIGHT, log=True)
   pad = max((max(ys) - min(ys)) * 0.5, 0.005)
-  y = Axis(min(ys) - pad, min(max(ys) + pad, 1.0), HEIGHT - BOTTOM, TOP)
+  top = min(max(ys) + pad, 1.0) if share else max(ys) + pad
+  y = Axis(min(ys) - pad, top, HEIGHT - BOTTOM, TOP)
   dots = [
     Point(
       x(px),
@@ -238,8 +274,32 @@ def points(
     x_label,
     x.ticks(labels[0], 4),
     y.ticks(labels[1], 4),
-    points=dots,
+    points=dots if share else _apart(dots),
   )
+
+
+def _apart(dots: Sequence[Point]) -> list[Point]:
+  """The dots from the top, their labels out of each other's way."""
+  found: list[Point] = []
+  taken: list[tuple[float, float, float]] = []
+  for dot in sorted(dots, key=lambda dot: dot.y):  # the upper keeps its place
+    width = _LETTER * len(dot.label)
+    left = dot.x - width * {"start": 0, "middle": 0.5, "end": 1}[dot.anchor]
+    spots = [
+      (left, left + width, dot.y + dy)
+      for dy in _SHIFTS
+      if TOP <= dot.y + dy <= HEIGHT - BOTTOM
+    ]
+    free = [s for s in spots if not any(_meet(s, other) for other in taken)]
+    at = (free or spots or [(left, left + width, dot.y + dot.dy)])[0]
+    taken.append(at)
+    found.append(dataclasses.replace(dot, dy=round(at[2] - dot.y)))
+  return found
+
+
+def _meet(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:
+  """Whether two labels (left, right, line) touch."""
+  return a[0] < b[1] and b[0] < a[1] and abs(a[2] - b[2]) < _LINE
 
 
 def _anchor(at: float) -> str:

@@ -72,6 +72,13 @@ def percent(share: float | None) -> str:
   return "not finite" if not math.isfinite(share) else f"{100 * share:.2f} %"
 
 
+def fixed(x: float | None, decimals: int) -> str:
+  """1.992, for 3 decimals; a dash for None, NaN spelt out."""
+  if x is None:
+    return NONE
+  return "not finite" if not math.isfinite(x) else f"{x:.{decimals}f}"
+
+
 def value(x: float | None) -> str:
   """Four significant digits; a dash for None, NaN spelt out."""
   if x is None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jbin.report import _chart, _layers, _numbers, _read
+from jbin.report import _chart, _layers, _main, _numbers, _read
 
 _FILE = Path(__file__).parent / "published.json"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 40
@@ -119,6 +119,8 @@ def _of_one_example(run: _read.Run) -> bool:
 
 def _percent(run: _read.Run) -> float | None:
   accuracy = run.final("accuracy")
+  if _main.reads_text(run):
+    return None  # next tokens found are not images recognized
   if accuracy is None or not math.isfinite(accuracy):
     return None
   return 100 * accuracy

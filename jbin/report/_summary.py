@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jbin import tables
-from jbin.report import _numbers, _read
+from jbin.report import _main, _numbers, _read
 
 
 def summary(workdirs: Sequence[Path], page: Path | None = None) -> str:
   """A table of the runs side by side, in plain text.
 
-  Test accuracy, MACs of one example by bit pair, ACE, bytes of the packed
-  weights, and the last two as ratios to the float run (to the run of the
-  largest ACE if none is float).
+  Test accuracy (bits per byte and cross entropy of language models), MACs of
+  one example by bit pair, ACE, bytes of the packed weights, and the last two as
+  ratios to the float run (to the run of the largest ACE if none is float).
 
   Args:
     workdirs: work directories of `jbin train`.
@@ -38,15 +38,7 @@ def _rows(runs: Sequence[_read.Run]) -> list[tuple[str, ...]]:
   top = _read.reference(runs)
   than = "float" if top.is_float else top.name
   pairs = sorted({pair for run in runs for pair in run.macs})
-  rows: list[tuple[str, ...]] = [
-    (
-      "test accuracy",
-      *(_numbers.percent(run.final("accuracy")) for run in runs),
-    )
-  ]
-  if all(run.final("accuracy") is None for run in runs):
-    losses = (_numbers.value(run.final("loss")) for run in runs)
-    rows = [("test loss", *losses)]
+  rows = _measured(runs)
   for lhs, rhs in pairs:
     counts = (run.macs.get((lhs, rhs)) for run in runs)
     cells = (_numbers.NONE if n is None else _numbers.exact(n) for n in counts)
@@ -61,3 +53,17 @@ def _rows(runs: Sequence[_read.Run]) -> list[tuple[str, ...]]:
     less = (_numbers.ratio(top.weight_bytes, n) for n in sizes)
     rows.append((f"  times smaller than {than}", *less))
   return rows
+
+
+def _measured(runs: Sequence[_read.Run]) -> list[tuple[str, ...]]:
+  """What was measured at the end of training, the main figure first."""
+  main = _main.of(runs)
+  found = (main.title, [main.form(run.final(main.metric)) for run in runs])
+  if main is _main.BITS:
+    lines = _main.rows(runs) or [found]
+  elif all(run.final(main.metric) is None for run in runs):
+    losses = [_numbers.value(run.final("loss")) for run in runs]
+    lines = [("Test loss", losses), *_main.bits_rows(runs)]
+  else:
+    lines = [found, *_main.bits_rows(runs)]
+  return [(label[0].lower() + label[1:], *cells) for label, cells in lines]

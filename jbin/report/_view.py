@@ -13,6 +13,7 @@ from jbin.report import (
   _chart,
   _cost,
   _layers,
+  _main,
   _numbers,
   _read,
   _scatter,
@@ -73,6 +74,7 @@ def page(runs: Sequence[_read.Run]) -> dict[str, Any]:
     "chips": _cost.chips(runs),
     "scatters": _scatter.plots(runs, COLOURS),
     "published": _scatter.published(),
+    "texts": any(map(_main.reads_text, runs)),
     "foreign": _scatter.others(runs),
     "size": (_chart.WIDTH, _chart.HEIGHT),
     "spark_size": (_watched.WIDTH, _watched.HEIGHT),
@@ -91,11 +93,11 @@ def _cards(runs: Sequence[_read.Run], top: _read.Run) -> list[Card]:
   star = min(runs, key=lambda run: run.ace)
   other = None if star is top else top
   cards: list[Card] = []
-  accuracy = star.final("accuracy")
-  if accuracy is not None:
-    cards.append(
-      Card("Test accuracy", _numbers.percent(accuracy), _gap(accuracy, other))
-    )
+  main = _main.of(runs)
+  final = star.final(main.metric)
+  if final is not None:
+    note = _main.note(star, other, main)
+    cards.append(Card(main.title, main.form(final), note))
   if other is None:
     return [
       *cards,
@@ -147,27 +149,14 @@ def _packed(run: _read.Run) -> str:
   )
 
 
-def _gap(accuracy: float, other: _read.Run | None) -> str:
-  theirs = other.final("accuracy") if other else None
-  if other is None or theirs is None:
-    return "at the end of training"
-  return f"{100 * (accuracy - theirs):+.2f} points from {other.name}".replace(
-    "-", "−"
-  )
-
-
 def _rows(runs: Sequence[_read.Run], top: _read.Run) -> list[Row]:
   than = "float" if top.is_float else top.name
-  rows: list[Row] = []
   if len(runs) == 1:
     return _pairs(top)
-  for label, metric, form in (
-    ("Test accuracy", "accuracy", _numbers.percent),
-    ("Test loss", "loss", _numbers.value),
-  ):
-    finals = [run.final(metric) for run in runs]
-    if any(final is not None for final in finals):
-      rows.append(Row(label, [(form(final), "") for final in finals]))
+  rows = [
+    Row(label, [(cell, "") for cell in cells])
+    for label, cells in _main.rows(runs)
+  ]
   for pair in sorted({pair for run in runs for pair in run.macs}):
     counts = [run.macs.get(pair) for run in runs]
     label = f"MACs of {_numbers.pair(pair)} bits"
@@ -216,10 +205,15 @@ def _count(n: int | None) -> tuple[str, str]:
 
 
 def _charts(runs: Sequence[_read.Run]) -> list[_chart.Chart]:
+  main = _main.of(runs)
   found = [
-    _chart.lines("Loss", _series(runs, "loss"), _numbers.value),
+    _chart.lines(_main.loss_name(runs), _series(runs, "loss"), _numbers.value),
     _chart.lines(
-      "Accuracy", _series(runs, "accuracy"), lambda v: f"{100 * v:.4g} %", True
+      main.name,
+      _series(runs, main.metric),
+      main.tick,
+      main.share,
+      late=not main.share,
     ),
   ]
   if len(runs) > 1:
@@ -232,7 +226,15 @@ def _charts(runs: Sequence[_read.Run]) -> list[_chart.Chart]:
         lambda n: f"{_numbers.tick(n)}B",
       ),
     ]
-  return [chart for chart in found if chart is not None]
+  drawn = [chart for chart in found if chart is not None]
+  if not main.lower_is_better:
+    return drawn
+  return [
+    dataclasses.replace(chart, note=f"{chart.note} (lower is better)")
+    if main.name.lower() in chart.title.lower()
+    else chart
+    for chart in drawn
+  ]
 
 
 def _against(
@@ -241,18 +243,19 @@ def _against(
   xs: Sequence[float],
   label: Callable[[float], str],
 ) -> _chart.Chart | None:
-  """Accuracy of each run against what it costs."""
+  """The main figure of each run against what it costs."""
+  main = _main.of(runs)
   data = [
-    (x, accuracy, run.name, i % COLOURS)
+    (x, final, run.name, i % COLOURS)
     for i, (run, x) in enumerate(zip(runs, xs, strict=True))
-    if (accuracy := run.final("accuracy")) is not None
+    if (final := run.final(main.metric)) is not None
   ]
-  percent = lambda v: f"{100 * v:.4g} %"
   return _chart.points(
-    f"Test accuracy against {what}",
+    f"{main.title} against {what}",
     data,
     f"{what} (logarithmic)",
-    (label, percent),
+    (label, main.tick),
+    main.share,
   )
 
 
