@@ -29,7 +29,7 @@ quickstart: $(VENV)/.installed ## train a 1-bit net on real digits, CPU, minutes
 test: $(VENV)/.installed-dev ## ruff and the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.installed-dev ## the tests of more than ten seconds each
 	$(BIN)/python -m pytest -m slow

@@ -23,8 +23,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling is most of the time that the tests take, so what took long is kept
 # between runs. In this process only: a test may kill its children at any
 # moment, and half an entry would stay. `make clean` empties it.
+# Workers of pytest-xdist each have their own.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-  jax.config.update("jax_compilation_cache_dir", str(_ROOT / ".cache" / "jax"))
+  _cache = _ROOT / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "")
+  jax.config.update("jax_compilation_cache_dir", str(_cache))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

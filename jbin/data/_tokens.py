@@ -295,10 +295,10 @@ def _missing(name: str) -> pathlib.Path:
     errors.UserError: if it is none, or cannot be had.
   """
   if not any(mark in name for mark in (os.sep, ".")):
+    unknown = errors.UnknownName("tokenizer", name, ("wordpiece", "bytes"))
     raise errors.UserError(
-      f"unknown tokenizer {name!r}; it is 'bytes', 'wordpiece' where that can"
-      f" learn from text, the path of a {' or '.join(FILES)}, or a name of the"
-      " hub, org/name"
+      f"{unknown} It may also be the path of a {' or '.join(FILES)}, or a name"
+      " of the hub, org/name"
     )
   wanted = f"give {' or '.join(FILES)}, or a folder with one of them"
   if not _HUB_ID.fullmatch(name) or name.endswith((".txt", ".json")):

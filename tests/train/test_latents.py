@@ -182,7 +182,7 @@ def _stop_after(monkeypatch, steps):
     ),
     ("sign", {**BOP, "treshold": 1}, "did you mean threshold"),
     ("sign", {**BOP, "mask": 1}, "takes no argument 'mask' from a config"),
-    ("sign", _adam(decay="all"), "it must be 'kernels' or 'float' or 'lat"),
+    ("sign", _adam(decay="any"), "it must be 'kernels' or 'float' or 'lat"),
     ("sign", _adam(clip_latents=-1), "'optimizer.clip_latents' is -1.0; it"),
     ("sign", _adam(shrink_percent=51), "it must be from 0 to 50"),
     (
