@@ -44,6 +44,8 @@ SPECS = [
   "ecoformer_imagenet.py:b4,full",
   "ecoformer_imagenet.py:twins_s",
   *(f"ecoformer_cifar10.py:{name}" for name in ("sr", "full", "hash")),
+  *(f"bimamba.py:{name}" for name in ("780m", "130m,labels", "2.7b,float")),
+  *(f"bimamba_text.py:{name}" for name in ("mamba", "fbi_llm,labels")),
 ]
 
 
@@ -99,6 +101,9 @@ def test_its_header_says_how_to_run_it(root, spec):
     "ecoformer_imagenet.py:sr",
     "ecoformer_imagenet.py:b0,sr",
     "ecoformer_cifar10.py:msa",
+    "bimamba.py:7b",
+    "bimamba.py:780m,hard",
+    "bimamba_text.py:mamba,labels",
   ],
 )
 def test_an_argument_that_it_does_not_know(config, spec):

@@ -144,12 +144,3 @@ def test_the_binary_nets_are_of_equal_size(config):
     report = counting.cost_report(config(f"bimamba_text.py:{net}"))
     sizes.append(report.weights_by_bits[1])
   assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
-
-
-@pytest.mark.parametrize(
-  "spec",
-  ["bimamba.py:7b", "bimamba.py:780m,hard", "bimamba_text.py:mamba,labels"],
-)
-def test_what_no_config_is_called(config, spec):
-  with pytest.raises(Exception, match=f"not '{spec.partition(':')[2]}'"):
-    config(spec)

@@ -145,7 +145,7 @@ def test_the_teacher_is_named_and_needed():
   ("kwargs", "message"),
   [
     ({"teacher_workdir": ""}, r"name its run: --config\.task\.teacher_workdir"),
-    ({"teacher_weights": "x"}, "it is not named; set task.teacher"),
+    ({"teacher_weights": "x"}, "it is not named; set it with its sizes"),
     ({"teacher_workdir": "x", "temperature": 0}, "temperature is 0; it must"),
     ({"teacher_workdir": "x", "hard_weight": -1}, "hard_weight is -1; it must"),
     ({"teacher_workdir": "x", "soft_weight": 0.0}, "every weight is 0: soft_w"),

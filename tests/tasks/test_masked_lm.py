@@ -123,7 +123,7 @@ def test_errors():
     tasks.masked_lm(teacher_workdir="run").loss(model, _batch())
   with pytest.raises(errors.UserError, match="got two"):
     tasks.masked_lm(teacher_workdir="run", teacher_weights="bert")
-  with pytest.raises(errors.UserError, match=r"set task\.teacher, such"):
+  with pytest.raises(errors.UserError, match=r"set it with its sizes"):
     tasks.masked_lm(teacher_weights="bert")
   for name, weights in (
     ("soft_weight is -1; it must", {"teacher_workdir": "r", "soft_weight": -1}),
