@@ -78,6 +78,7 @@ def rotated(x: jax.Array, rotation: Rotation) -> jax.Array:
   return turned.astype(x.dtype)
 
 
+@jax.named_scope("attention")
 def attend(
   q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array
 ) -> jax.Array:

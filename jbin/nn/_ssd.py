@@ -104,6 +104,7 @@ def ssd(
   return y, jnp.reshape(last, state.shape)
 
 
+@jax.named_scope("ssd")  # what a cost report calls its products
 def _chunk(
   state: jax.Array, items: tuple[jax.Array, ...], *, precision: Any
 ) -> tuple[jax.Array, jax.Array]:
@@ -224,6 +225,7 @@ def ssd_scan(
   return jnp.moveaxis(y, 0, 1), state
 
 
+@jax.named_scope("ssd_step")
 def ssd_step(
   x: jax.Array,
   dt: jax.Array,
