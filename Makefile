@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
+# Of the quick tests; each takes up to 6 GB, mostly compiled programs.
+JOBS ?= 2
 RUNS ?= runs/quickstart-seed$(SEED)
 
 BIN := $(VENV)/bin
@@ -29,7 +31,7 @@ quickstart: $(VENV)/.installed ## train a 1-bit net on real digits, CPU, minutes
 test: $(VENV)/.installed-dev ## ruff and the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev ## the tests of more than ten seconds each
 	$(BIN)/python -m pytest -m slow
