@@ -15,7 +15,6 @@ from flax import nnx
 from jbin import errors, views
 from jbin.lm import _scores
 
-_LEAST = 16  # prompts are padded to this, or a power of two above it
 _COLD = 1e-30  # temperatures below it draw what 0 does, without overflow
 DONE = -1
 """What `stream` gives for a text that has ended."""
@@ -111,11 +110,11 @@ def stream(
       f" {needed} positions, and the model has {limit}; ask for fewer tokens,"
       " or make it with a larger max_length"
     )
-  padded = _bucket(int(lengths.max()), limit)
+  padded = _scores.bucket(int(lengths.max()), limit)
   tokens = np.zeros((len(texts), padded), np.int32)
   for row, text in zip(tokens, texts, strict=True):
     row[: len(text)] = text
-  room = max(padded, _bucket(needed, limit))
+  room = max(padded, _scores.bucket(needed, limit))
   key = jax.random.key(sampling.seed)
   how = dataclasses.replace(sampling, seed=0)
   choose = functools.partial(_choose, how, vocabulary)
@@ -199,12 +198,6 @@ def _check_finite(finite: np.ndarray, i: int) -> None:
     raise FloatingPointError(
       f"the scores for token {i} of text {text} are not finite"
     )
-
-
-def _bucket(length: int, limit: int | None) -> int:
-  """The least power of two that holds so many, within the limit."""
-  size = max(_LEAST, 1 << (length - 1).bit_length())
-  return size if limit is None else min(size, limit)
 
 
 # --- The compiled parts ----------

@@ -10,8 +10,6 @@ from flax import nnx
 from jbin import errors
 from jbin.lm import _scores
 
-_LEAST = 16  # rows are padded to this, or a power of two above it
-
 
 def loglikelihoods(
   model: nnx.Module,
@@ -64,9 +62,7 @@ def loglikelihoods(
   for i in order:
     tokens, targets = pairs[i]
     if (np.asarray(targets) >= 0).any():
-      size = max(_LEAST, 1 << (len(tokens) - 1).bit_length())
-      size = size if length is None else min(size, length)
-      sizes.setdefault(size, []).append(i)
+      sizes.setdefault(_scores.bucket(len(tokens), length), []).append(i)
   for size, places in sizes.items():
     rows = (_scores.row(*pairs[i], size) for i in places)
     batches = _scores.scored(model, _scores.batched(rows, batch_size))

@@ -14,6 +14,8 @@ from flax import nnx
 
 from jbin import errors, tasks, views
 
+_LEAST = 16
+
 
 class Rows(NamedTuple):
   """Some inputs of a model, of one length.
@@ -48,6 +50,15 @@ def ids(tokens: Any, what: str) -> np.ndarray:
       " them"
     )
   return found.astype(np.int32)
+
+
+def bucket(length: int, limit: int | None) -> int:
+  """To how many tokens a row is padded, so that few programs are compiled.
+
+  The least power of two, 16 or more, that holds so many; at most the limit.
+  """
+  size = max(_LEAST, 1 << (length - 1).bit_length())
+  return size if limit is None else min(size, limit)
 
 
 def batched(rows: Iterable[Rows], size: int) -> Iterator[Rows]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from jbin import data, tasks
 
 call = calling.call
+_LEARNED = "wordpiece"  # the tokenizer that the texts themselves make
 
 
 def check(config: config_lib.Config) -> None:
@@ -85,10 +86,9 @@ def words(
   from jbin import data
 
   takes = inspect.signature(data.REGISTRY.get(config.data.name)).parameters
-  given = {key: takes[key].default for key in ("tokenizer",) if key in takes}
-  given |= config.data.kwargs
-  name = given.get("tokenizer", "wordpiece")
-  if name == "wordpiece":
+  given = {key: p.default for key, p in takes.items()} | {**config.data.kwargs}
+  name = given.get("tokenizer", _LEARNED)
+  if name == _LEARNED:
     made_for = dataset(config)
     if made_for.tokenizer is None:
       raise errors.UserError(
@@ -97,10 +97,9 @@ def words(
       )
     return made_for, made_for.tokenizer()
   found = data.read_tokenizer(name)
-  size = given.get("vocab_size") or found.size
-  offers: dict[str, Any] = {"vocab_size": size}
-  length = config.length or given.get("length", takes["length"].default)
-  offers["max_length"] = length
+  length = config.length or given["length"]
+  size = given["vocab_size"] or found.size
+  offers = {"vocab_size": size, "max_length": length}
   tokens = {"tokens": data.Feature((length,), np.int32)}
   return making.ByConfig("config", tokens, offers), found
 

@@ -1,10 +1,9 @@
-"""A trained model to use: as a run's newest checkpoint has it."""
+"""A trained language model to use, as a run's newest checkpoint has it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flax import nnx
 
@@ -22,15 +21,6 @@ if TYPE_CHECKING:
   from jbin import data
 
 
-def model(config: config_lib.Config, workdir: Path) -> nnx.Module:
-  """The model of a run, as for evaluation.
-
-  Raises:
-    errors.UserError: if there is no checkpoint, or it is of another model.
-  """
-  return _model(config, workdir, build.sizes(config))[0]
-
-
 def language_model(
   config: config_lib.Config, workdir: Path
 ) -> tuple[nnx.Module, data.Tokenizer]:
@@ -39,11 +29,17 @@ def language_model(
   The run's texts need not be there, unless the tokenizer learns from them.
 
   Raises:
-    errors.UserError: as `model`; if the model makes no text, or the tokenizer
-      is another one than the run's.
+    errors.UserError: if there is no checkpoint, it is of another model or of
+      one that makes no text, or the tokenizer is another one than the run's.
   """
   made_for, tokenizer = build.words(config)
-  found, info = _model(config, workdir, made_for)
+  make = making.maker(
+    config.model, config.rules, dtype=config.dtype, made_for=made_for
+  )
+  mesh = sharding.of(config.mesh)
+  info, graphdef, state = restore.restore_model(make, workdir, mesh)
+  restore.check_same_model(config, info, workdir)
+  found = views.evaluation(nnx.merge(graphdef, *state))
   if not hasattr(found, "init_cache"):
     raise errors.UserError(
       f"model '{config.model.name}' makes no text; take a language model, such"
@@ -51,16 +47,3 @@ def language_model(
     )
   start.check_vocabulary(info, config.data.name, lambda: tokenizer, workdir)
   return found, tokenizer
-
-
-def _model(
-  config: config_lib.Config, workdir: Path, made_for: making.Sizes
-) -> tuple[nnx.Module, Mapping[str, Any]]:
-  """The model, and what its checkpoint says of itself."""
-  make = making.maker(
-    config.model, config.rules, dtype=config.dtype, made_for=made_for
-  )
-  mesh = sharding.of(config.mesh)
-  info, graphdef, state = restore.restore_model(make, workdir, mesh)
-  restore.check_same_model(config, info, workdir)
-  return views.evaluation(nnx.merge(graphdef, *state)), info
