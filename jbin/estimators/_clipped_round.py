@@ -23,14 +23,14 @@ _EDGES = ("closed", "open", "half")
 def _window(x: jax.Array, low: float, high: float, edge: str) -> jax.Array:
   """The gradient's factor: boolean, or 0, 1, 2 halves where edges are ties."""
   if edge == "closed":
-    return residuals.pack((x >= low) & (x <= high))
+    return (x >= low) & (x <= high)
   if edge == "open":
-    return residuals.pack((x > low) & (x < high))
+    return (x > low) & (x < high)
   halves = (x >= low).astype(jnp.uint8) + (x > low) + (x <= high) + (x < high)
   return jnp.maximum(halves, 2) - 2
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5, 6))
 def _clipped_round(
   x: jax.Array,
   low: float,
@@ -38,8 +38,9 @@ def _clipped_round(
   rounding: Rounding,
   edge: str,
   clip_first: bool,
+  keep: residuals.Keep,
 ) -> jax.Array:
-  del edge
+  del edge, keep
   if clip_first:
     return _ROUND[rounding](jnp.clip(x, low, high))
   return jnp.clip(_ROUND[rounding](x), low, high)
@@ -52,10 +53,14 @@ def _forward(
   rounding: Rounding,
   edge: str,
   clip_first: bool,
+  keep: residuals.Keep,
 ) -> tuple[jax.Array, jax.Array]:
-  y: jax.Array = _clipped_round(x, low, high, rounding, edge, clip_first)
+  y: jax.Array = _clipped_round(x, low, high, rounding, edge, clip_first, keep)
   seen = x if clip_first else _ROUND[rounding](x)
-  return y, _window(seen, low, high, edge)
+  if keep == "floats":
+    return y, seen
+  window = _window(seen, low, high, edge)
+  return y, window if edge == "half" else residuals.pack(window)
 
 
 def _backward(
@@ -64,13 +69,20 @@ def _backward(
   rounding: Rounding,
   edge: str,
   clip_first: bool,
-  window: jax.Array,
+  keep: residuals.Keep,
+  kept: jax.Array,
   g: jax.Array,
 ) -> tuple[jax.Array]:
-  del low, high, rounding, clip_first
+  del rounding, clip_first
+  if keep == "floats":
+    window = _window(kept, low, high, edge)
+  elif edge == "half":
+    window = kept
+  else:
+    window = residuals.unpack_like(kept, g)
   if edge == "half":
     return (g * (0.5 * window.astype(g.dtype)).astype(g.dtype),)
-  return (jnp.where(residuals.unpack_like(window, g), g, jnp.zeros_like(g)),)
+  return (jnp.where(window, g, jnp.zeros_like(g)),)
 
 
 _clipped_round.defvjp(_forward, _backward)
@@ -106,7 +118,8 @@ def clipped_round(
   Raises:
     errors.UserError: if `low >= high`, or the rounding or edge is unknown.
 
-  The residual is one bit for each element (a byte with "half"). Reference:
+  The residual is one bit for each element (a byte with "half"), or what the
+  clip sees (`residuals.keeping("floats")`). Reference:
   Bengio et al., 2013 (arXiv 1308.3432). Differs from the paper in: it has the
   idea, not this function.
   """
@@ -116,4 +129,12 @@ def clipped_round(
     raise errors.UnknownName("rounding", rounding, _ROUND)
   if edge not in _EDGES:
     raise errors.UnknownName("edge", edge, _EDGES)
-  return _clipped_round(x, float(low), float(high), rounding, edge, clip_first)
+  return _clipped_round(
+    x,
+    float(low),
+    float(high),
+    rounding,
+    edge,
+    clip_first,
+    residuals.kept(),
+  )

@@ -77,7 +77,8 @@ def pass_inside(
     edge: "closed", or "open" for `|x| < clip`.
     keep: what the backward pass keeps: "bits", one for each element, or
       "input", `x` itself, which costs nothing where `x` stays in memory anyway
-      (a parameter). Nothing without a window.
+      (a parameter). Nothing without a window. Where floats are to be kept
+      (`residuals.keeping`) it is the input.
 
   Raises:
     errors.UserError: if the edge is unknown.
@@ -86,4 +87,6 @@ def pass_inside(
     raise errors.UnknownName("edge", edge, _EDGES)
   if clip is not None:
     clip = jnp.asarray(clip, jnp.float32)
+  if residuals.kept() == "floats":
+    keep = "input"
   return _pass_inside(x, jax.lax.stop_gradient(y), clip, edge, keep)

@@ -116,6 +116,9 @@ class TokenHead(nnx.Module):
 class Bert(nnx.Module):
   """Three tables, a stack of layers, a pooler, a classifier."""
 
+  # On a mesh with the axis `sequence`, see `shards.along_batch`.
+  splits_tokens = True
+
   def __init__(
     self,
     num_classes: int,

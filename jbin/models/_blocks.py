@@ -288,7 +288,7 @@ def drop_rates(most: float, depth: int) -> np.ndarray:
   """
   if not 0.0 <= most < 1.0:
     raise errors.UserError(
-      f"drop_path is {most}; it is a rate from 0 to 1, without 1"
+      f"drop_path is {most}; it must be a rate from 0 to 1, without 1"
     )
   return np.linspace(0.0, most, depth, dtype=np.float32)
 

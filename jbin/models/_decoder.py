@@ -100,6 +100,8 @@ class Decoder(nnx.Module):
   depth: int
   remat: nn.Remat
   dtype: Any
+  # On a mesh with the axis `sequence`, see `shards.along_batch`.
+  splits_tokens = True
 
   def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
     """(b, n) tokens at (b or 1, n) positions to (b, n, features)."""

@@ -237,10 +237,13 @@ class PokeBNN(nnx.Module):
     expansion: int,
     stem: str,
     in_features: int,
+    remat: nn.Remat,
     recipe: Recipe,
     rngs: nnx.Rngs,
   ):
     """Makes the network; see `pokebnn`."""
+    nn.check_remat(remat)
+    self.remat: nn.Remat = remat
     self.stem = STEMS[stem](in_features, recipe=recipe, rngs=rngs)
     blocks: list[Bottleneck] = []
     channels = STEM_FEATURES
@@ -273,7 +276,7 @@ class PokeBNN(nnx.Module):
     """(N, H, W, C) images to (N, num_classes) logits."""
     x = self.stem(x)
     for block in self.blocks:
-      x = block(x)
+      x = nn.run(block, x, remat=self.remat)
     x = bits.mark(x, "pokebnn_global_pool").mean((1, 2))
     return self.head(x)
 
@@ -292,6 +295,7 @@ def pokebnn(
   weights_from: float = 0.0,
   bounds_at: float = 0.06,
   bound: float = 3.0,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
 ) -> PokeBNN:
@@ -313,11 +317,14 @@ def pokebnn(
       those activations quantized; the paper's recipe has 7500 / 124800. Not 0:
       statistics start at 0 and need steps to reach the true range.
     bound: B of the binary activations: window and magnitude.
+    remat: "none", "full" or "dots": what the backward pass computes again of
+      each bottleneck; see `jbin.nn.scan`.
     dtype: of the computation; the paper has bfloat16.
     rngs: for the parameters.
 
   Raises:
-    errors.UserError: for an unknown stem, or a width that leaves no channels.
+    errors.UserError: for an unknown stem or `remat`, or a width that leaves no
+      channels.
   """
   if stem not in STEMS:
     raise errors.UnknownName("stem", stem, STEMS)
@@ -336,6 +343,7 @@ def pokebnn(
     expansion=expansion,
     stem=stem,
     in_features=in_features,
+    remat=remat,
     recipe=recipe,
     rngs=rngs,
   )

@@ -41,6 +41,7 @@ class ResNet(nnx.Module):
     bottleneck: bool,
     stem: str,
     in_features: int,
+    remat: nn.Remat,
     make: _residual.Make,
   ):
     """Makes the network.
@@ -52,16 +53,19 @@ class ResNet(nnx.Module):
       bottleneck: three convolutions in a block, else two.
       stem: see `STEMS`.
       in_features: channels of the image.
+      remat: what the backward pass computes again of each block.
       make: makes the layers.
 
     Raises:
-      errors.UserError: for an unknown stem, or a structure that the blocks
-        cannot have.
+      errors.UserError: for an unknown stem or `remat`, or a structure that the
+        blocks cannot have.
     """
+    nn.check_remat(remat)
     if stem not in STEMS:
       raise errors.UnknownName("stem", stem, STEMS)
     structure = make.structure
     self.pooled = stem == "conv7"
+    self.remat: nn.Remat = remat
     self.stem = _residual.Unit(
       in_features,
       width,
@@ -95,7 +99,7 @@ class ResNet(nnx.Module):
     if self.pooled:
       x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
     for block in self.blocks:
-      x = block(x)
+      x = nn.run(block, x, remat=self.remat)
     x = x.mean((1, 2))
     return self.head(x if self.norm is None else self.norm(x))
 
@@ -133,6 +137,7 @@ def resnet50(
   width: int = 64,
   stem: Literal["conv7", "conv3"] = "conv7",
   in_features: int = 3,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
   **structure: Any,
@@ -145,6 +150,8 @@ def resnet50(
     stem: "conv7", 7x7 of stride 2 and a max-pool, or "conv3", 3x3 of stride 1
       for images of 32 pixels and less.
     in_features: channels of the image.
+    remat: "none", "full" or "dots": what the backward pass computes again of
+      each block; see `jbin.nn.scan`.
     dtype: of the computation.
     rngs: for the parameters.
     **structure: activation="relu", order="conv_norm_act", shortcut="block",
@@ -162,6 +169,7 @@ def resnet50(
     bottleneck=True,
     stem=stem,
     in_features=in_features,
+    remat=remat,
     make=_make(structure, dtype, rngs),
   )
 
@@ -174,6 +182,7 @@ def resnet34(
   width: int = 64,
   stem: Literal["conv7", "conv3"] = "conv7",
   in_features: int = 3,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
   **structure: Any,
@@ -189,6 +198,7 @@ def resnet34(
     bottleneck=False,
     stem=stem,
     in_features=in_features,
+    remat=remat,
     make=_make(structure, dtype, rngs),
   )
 
@@ -201,6 +211,7 @@ def resnet18(
   width: int = 64,
   stem: Literal["conv7", "conv3"] = "conv7",
   in_features: int = 3,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
   **structure: Any,
@@ -216,6 +227,7 @@ def resnet18(
     bottleneck=False,
     stem=stem,
     in_features=in_features,
+    remat=remat,
     make=_make(structure, dtype, rngs),
   )
 
@@ -229,6 +241,7 @@ def resnet20(
   width: int = 16,
   stem: Literal["conv7", "conv3"] = "conv3",
   in_features: int = 3,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
   **structure: Any,
@@ -241,6 +254,7 @@ def resnet20(
     width: channels of the first stage; each stage after it doubles them.
     stem: as for `resnet50`, which has the other arguments and errors too.
     in_features: channels of the image.
+    remat: as for `resnet50`.
     dtype: of the computation.
     rngs: for the parameters.
     **structure: as for `resnet50`.
@@ -252,5 +266,6 @@ def resnet20(
     bottleneck=False,
     stem=stem,
     in_features=in_features,
+    remat=remat,
     make=_make(structure, dtype, rngs),
   )

@@ -55,10 +55,12 @@ class VisionTransformer(nnx.Module):
     attention_dropout: float,
     drop_path: float,
     eps: float,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
   ):
     """Makes the network; for the arguments and errors see `vit`."""
+    nn.check_remat(remat)
     if pool not in POOLS:
       raise errors.UnknownName("pool", pool, POOLS)
     if patch < 1 or image_size < patch or image_size % patch:
@@ -68,6 +70,7 @@ class VisionTransformer(nnx.Module):
       )
     self.shape = (image_size, image_size, in_features)
     self.depth = depth
+    self.remat: nn.Remat = remat
     self.rates = _blocks.drop_rates(drop_path, depth) if drop_path else None
     self.patches = _blocks.patch_embedding(
       in_features, features, patch, dtype, rngs
@@ -134,7 +137,11 @@ class VisionTransformer(nnx.Module):
     """
     first = self.embed(x)
     x, seen = nn.scan(
-      self.blocks, first, each=self.rates, call=_tapped if taps else None
+      self.blocks,
+      first,
+      each=self.rates,
+      call=_tapped if taps else None,
+      remat=self.remat,
     )
     y = _blocks.norm(self.norm, x)
     logits = self.head(y.mean(1) if self.token is None else y[:, 0])
@@ -168,6 +175,7 @@ def vit(
   attention_dropout: float = 0.0,
   drop_path: float = 0.0,
   eps: float = 1e-12,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
 ) -> VisionTransformer:
@@ -193,11 +201,14 @@ def vit(
       example; it grows from 0, in equal steps.
     eps: of the norms; checkpoints of the Hugging Face hub have 1e-12, those of
       timm 1e-6.
+    remat: "none", "full" or "dots": what the backward pass computes again; see
+      `jbin.nn.scan`.
     dtype: of the computation.
     rngs: for the parameters, and for dropout.
 
   Raises:
-    errors.UserError: if patches do not fill the image, or heads the features.
+    errors.UserError: if patches do not fill the image, heads the features, or
+      `remat` is unknown.
   """
   return VisionTransformer(
     num_classes,
@@ -214,6 +225,7 @@ def vit(
     attention_dropout=attention_dropout,
     drop_path=drop_path,
     eps=eps,
+    remat=remat,
     dtype=dtype,
     rngs=rngs,
   )

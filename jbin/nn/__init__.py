@@ -26,8 +26,10 @@ from jbin.nn._squeeze_excite import SqueezeExcite
 from jbin.nn._ssd import ssd, ssd_scan, ssd_step
 from jbin.nn._stack import (
   Remat,
+  check_remat,
   mark_stack,
   members,
+  run,
   scan,
   stack,
   stack_axes,
@@ -65,6 +67,7 @@ __all__ = [
   "XnorMap",
   "axis_names",
   "calibrate",
+  "check_remat",
   "depthwise_conv",
   "is_undecayed",
   "latents",
@@ -73,6 +76,7 @@ __all__ = [
   "name_axes",
   "raw_scores",
   "reshape_add",
+  "run",
   "scan",
   "ssd",
   "ssd_scan",

@@ -17,7 +17,7 @@ _AXES = "jbin_axes"
 def name_axes(layer: M, **names: Sequence[str | None]) -> M:
   """Says what the axes of a layer's parameters are, for who splits them.
 
-  `train.sharding.LOGICAL` says which axis of a mesh splits which of them;
+  `shards.LOGICAL` says which axis of a mesh splits which of them;
   parameters without names are split by their sizes.
 
   Args:

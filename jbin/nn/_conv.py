@@ -26,11 +26,17 @@ def _wrapped(
 
   if not isinstance(x, Quantized):
     return pad(x)
+
+  def follow(part: jax.Array | None) -> jax.Array | None:
+    if part is None or all(n == 1 for n in part.shape[1:-1]):
+      return part
+    return pad(jnp.broadcast_to(part, x.shape))
+
   codes = None if x.codes is None else pad(x.codes)
-  scale = x.scale
-  if scale is not None and any(n > 1 for n in scale.shape[1:-1]):
-    scale = pad(jnp.broadcast_to(scale, x.shape))
-  return dataclasses.replace(x, value=pad(x.value), codes=codes, scale=scale)
+  scale, offset = follow(x.scale), follow(x.offset)
+  return dataclasses.replace(
+    x, value=pad(x.value), codes=codes, scale=scale, offset=offset, factors=None
+  )
 
 
 def each(option: int | Sequence[int] | None, axes: int) -> tuple[int, ...]:

@@ -122,7 +122,8 @@ class HashAttention(nnx.Module):
       raise errors.UnknownName("shift", shift, _SHIFTS)
     if heads < 1 or features % heads:
       raise errors.UserError(
-        f"HashAttention: {heads} heads do not divide {features} features"
+        f"HashAttention: {heads} heads do not divide {features} features;"
+        " choose a divisor"
       )
     self.shift: Shift = shift
     self.precision = precision

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jbin import errors, products
-from jbin.nn import _quantizer, _sharded
+from jbin.nn import _gather, _quantizer, _sharded
 from jbin.quantizers import Quantized, Quantizer
 
 # (result, input, layer) -> result; (N, ..., out) and (N, ..., in).
@@ -36,8 +36,19 @@ def operands(
   if layer.kernel_quantizer is None:
     return left, jnp.asarray(kernel, dtype), dtype
   right: Quantized = layer.kernel_quantizer(kernel)
+  right = _gather.packed(layer, right)
+  if right.dtype not in (jnp.float32, dtype) and _alone(right):
+    right = dataclasses.replace(right, codes=None)
   value = right.value.astype(dtype)
   return left, dataclasses.replace(right, value=value), dtype
+
+
+def _alone(kernel: Quantized) -> bool:
+  """Whether only the value has the rounding of its own dtype."""
+  scale = kernel.scale
+  return kernel.offset is not None or (
+    scale is not None and any(n > 1 for n in scale.shape[:-1])
+  )
 
 
 # Flax's hooks into the arithmetic that `products` takes over.

@@ -34,6 +34,33 @@ class Matrix:
     kernel = jnp.moveaxis(kernel, rows, range(self.inputs))
     return jnp.reshape(kernel, (math.prod(kernel.shape[: self.inputs]), -1))
 
+  def places(
+    self, shape: Sequence[int], split: Sequence[str | None]
+  ) -> list[str | None] | None:
+    """What splits the matrix, of what splits the kernel's axes.
+
+    Args:
+      shape: of the kernel.
+      split: the mesh's axis for each of its axes, or None.
+
+    Returns:
+      The mesh's axes of rows and columns; None with batch axes, and where the
+      parts of the kernel are no ranges of rows and columns.
+    """
+    if self.batch:
+      return None
+    found = []
+    for group in (slice(self.inputs), slice(self.inputs, None)):
+      first, *rest = [
+        name
+        for n, name in zip(shape[group], split[group], strict=True)
+        if n > 1
+      ] or [None]
+      if any(name is not None for name in rest):
+        return None
+      found.append(first)
+    return found
+
 
 class LinearGeneral(nnx.LinearGeneral):
   """`nnx.LinearGeneral` that can quantize its input and its kernel.

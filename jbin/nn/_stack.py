@@ -76,6 +76,41 @@ def stack_axes(variable: Any) -> int:
   return variable.get_metadata(_STACKED, 0)
 
 
+def check_remat(remat: str) -> None:
+  """Refuses what is no `Remat`.
+
+  Raises:
+    errors.UserError: naming those that are.
+  """
+  if remat not in ("none", *_POLICIES):
+    raise errors.UnknownName("remat", remat, ("none", *_POLICIES))
+
+
+def run(block: nnx.Module, *args: Any, remat: Remat = "none") -> Any:
+  """`block(*args)`, of which the backward pass computes some again.
+
+  For blocks that are no stack. What the block measures or draws is kept, and
+  drawn once: the second computation has the same keys.
+
+  Args:
+    block: a module.
+    *args: arrays, or pytrees of them.
+    remat: as for `scan`.
+
+  Raises:
+    errors.UserError: if `remat` is unknown.
+  """
+  check_remat(remat)
+  step = _call
+  if remat != "none":
+    step = nnx.remat(_call, policy=_POLICIES[remat])
+  return step(block, *args)
+
+
+def _call(block: Any, *args: Any) -> Any:
+  return block(*args)
+
+
 def scan(
   blocks: nnx.Module,
   x: Any,
@@ -105,8 +140,7 @@ def scan(
   Raises:
     errors.UserError: if `remat` is unknown.
   """
-  if remat not in ("none", *_POLICIES):
-    raise errors.UnknownName("remat", remat, ("none", *_POLICIES))
+  check_remat(remat)
 
   def step(block: Any, x: Any, item: Any, *rest: Any) -> tuple[Any, Any]:
     last = () if item is None else (item,)
@@ -120,12 +154,12 @@ def scan(
   if remat != "none":
     # Scans are optimization barriers already: nothing is computed once.
     step = nnx.remat(step, prevent_cse=False, policy=_POLICIES[remat])
-  run = nnx.scan(
+  loop = nnx.scan(
     step,
     in_axes=(0, nnx.Carry, 0, *(None for _ in rest)),
     out_axes=(nnx.Carry, 0),
   )
-  return run(blocks, x, each, *rest)
+  return loop(blocks, x, each, *rest)
 
 
 def members(blocks: M) -> list[M]:

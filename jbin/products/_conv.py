@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from jbin.products import _core, _form
+from jbin.products import _core, _form, _geometry
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -39,16 +39,16 @@ def _apply(
   )
 
 
-def _geometry(
+def _windows(
   convolution: Callable[..., jax.Array],
   keywords: dict[str, Any],
   ndim: int,
   groups: int,
   dilation: Sequence[int] | None,
-) -> _core.Geometry:
+) -> _geometry.Geometry:
   """Positions and output channels stay; what is inside a window is summed."""
   none = (None,) * (ndim - 1)
-  return _core.Geometry(
+  return _geometry.Geometry(
     apply=functools.partial(_apply, convolution, tuple(keywords.items())),
     lhs_out=(0, *none),
     rhs_out=(*none, ndim - 1),
@@ -106,7 +106,7 @@ def conv_general_dilated(
     "feature_group_count": feature_group_count,
     "precision": precision,
   }
-  geometry = _geometry(
+  geometry = _windows(
     lax.conv_general_dilated,
     keywords,
     x.ndim,
@@ -153,5 +153,5 @@ def conv_transpose(
     "rhs_dilation": None if rhs_dilation is None else tuple(rhs_dilation),
     "precision": precision,
   }
-  geometry = _geometry(lax.conv_transpose, keywords, x.ndim, 1, strides)
+  geometry = _windows(lax.conv_transpose, keywords, x.ndim, 1, strides)
   return _core.product(x, w, geometry, form=form, grad_precision=grad_precision)

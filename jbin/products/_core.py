@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -19,64 +18,47 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbin import bits as tags, errors, residuals, shards
-from jbin.products import _form
+from jbin.products import _form, _geometry
 from jbin.quantizers import Quantized
 
 GradPrecision = Literal["float32", "bfloat16"]
 Operand = jax.Array | Quantized
+# Codes or their bits; the scale, or its factors where it is not factored out;
+# the offset.
+Parts = tuple[jax.Array, Any, jax.Array | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometry:
-  """Where the axes of both operands go: what scales and forms need to know.
+class _Side:
+  """What is known of an operand that has codes.
 
   Attributes:
-    apply: `(lhs, rhs, sum dtype or None) -> out`, linear in each operand.
-    lhs_out: for each axis of the left operand, its axis in the result, or
-      None if it is contracted (or a window slides over it).
-    rhs_out: the same for the right operand.
-    out_ndim: the result's rank.
-    kind: "dot" or "conv".
-    groups: feature groups, or the number of batched products.
-    spread: whether a convolution's input has zeros between its elements.
-    rowwise: whether it is a matrix product that sums over the left operand's
-      last axes.
-    pull: `(left operand, cotangent of the result, whether that operand is
-      codes) ->` the right operand's cotangent. None: the transpose of `apply`.
+    factored: whether the product works on the codes, its scale coming on
+      after the sum; else it takes the value, and makes it of the codes again.
   """
 
-  apply: Callable[[jax.Array, jax.Array, Any], jax.Array]
-  lhs_out: tuple[int | None, ...]
-  rhs_out: tuple[int | None, ...]
-  out_ndim: int
-  kind: Literal["dot", "conv"]
-  groups: int = 1
-  spread: bool = False
-  rowwise: bool = False
-  pull: Callable[[jax.Array, jax.Array, bool], jax.Array] | None = None
+  bits: int
+  levels: tuple[int, int]
+  factored: bool
+  packing: shards.Packing | None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
   """What is known at trace time; static in the custom_vjp."""
 
-  geometry: Geometry
+  geometry: _geometry.Geometry
   form: _form.Form
   grad_precision: GradPrecision
-  levels: tuple[tuple[int, int] | None, tuple[int, int] | None]
-  bits: tuple[int | None, int | None]
+  sides: tuple[_Side | None, _Side | None]
   dtype: Any
-
-  @property
-  def one_bit(self) -> tuple[bool, bool]:
-    """Whether each operand's codes have one bit."""
-    return self.bits[0] == 1, self.bits[1] == 1
+  keep: residuals.Keep
 
 
 def product(
   x: Operand,
   w: Operand,
-  geometry: Geometry,
+  geometry: _geometry.Geometry,
   *,
   form: _form.Form = "auto",
   grad_precision: GradPrecision = "float32",
@@ -93,70 +75,94 @@ def product(
   ):
     if given not in known:
       raise errors.UnknownName(option, given, known)
-  xs = _with_codes(x, geometry.lhs_out)
-  ws = _with_codes(w, geometry.rhs_out)
+  sides = _side(x, geometry.lhs_out), _side(w, geometry.rhs_out)
   values = tuple(v.value if isinstance(v, Quantized) else v for v in (x, w))
-  if xs is None and ws is None:
+  if sides == (None, None):
     return geometry.apply(values[0], values[1], None)
-  if form == "auto":
-    form = _choose(values, xs, ws, geometry)
-  if form == "int8" and xs is not None and ws is not None:
-    for side in (xs, ws):
-      if side.codes is not None and side.codes.dtype != jnp.int8:
-        raise errors.UserError(
-          f"form='int8' cannot hold codes from {side.levels[0]} to"
-          f" {side.levels[1]}; take bfloat16, float32 or auto"
-        )
+  pairs = tuple(
+    None if side is None else _parts(operand, side)  # pyright: ignore[reportArgumentType]
+    for side, operand in zip(sides, (x, w), strict=True)
+  )
+  both = all(side is not None and side.factored for side in sides)
+  if not both:  # a float operand: codes are widened to its dtype, exactly
+    form = "float32"
+  elif form == "auto":
+    form = _choose(x, w, geometry)  # pyright: ignore[reportArgumentType]
+  elif form == "int8":
+    _check_int8(x, w)
   plan = _Plan(
     geometry=geometry,
     form=form,
     grad_precision=grad_precision,
-    levels=tuple(q.levels if q else None for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
-    bits=tuple(q.bits if q else None for q in (xs, ws)),  # pyright: ignore[reportArgumentType]
+    sides=sides,
     dtype=jnp.result_type(*values),
+    keep=residuals.kept(),
   )
-  pairs = tuple((q.codes, q.scale) if q else None for q in (xs, ws))
   return _product(plan, *shards.varying_alike((*values, *pairs)))
 
 
-def _with_codes(
-  operand: Operand, out: tuple[int | None, ...]
-) -> Quantized | None:
-  """The operand if a product can work on its codes, else None.
+def _check_int8(*operands: Operand) -> None:
+  for side in operands:
+    codes = side.codes if isinstance(side, Quantized) else None
+    if codes is not None and codes.dtype != jnp.int8:
+      raise errors.UserError(
+        f"form='int8' cannot hold codes from {side.levels[0]} to"  # pyright: ignore[reportAttributeAccessIssue]
+        f" {side.levels[1]}; take bfloat16, float32 or auto"  # pyright: ignore[reportAttributeAccessIssue]
+      )
+
+
+def _side(operand: Operand, out: tuple[int | None, ...]) -> _Side | None:
+  """What a product makes of an operand; None if it takes the value as it is.
 
   A scale that varies along a contracted axis cannot be taken out of the sum,
-  nor can an offset: such an operand enters as its float value.
+  nor can an offset: such an operand enters as its float value, which is made
+  of one-bit codes again for the gradient.
   """
   if not isinstance(operand, Quantized) or operand.codes is None:
     return None
-  if operand.offset is not None:
-    return None
-  if operand.scale is not None:
-    for axis, to in enumerate(out):
-      if to is None and operand.scale.shape[axis] != 1:
-        return None
-  return operand
+  scale = operand.scale
+  factored = operand.offset is None and (
+    scale is None
+    or all(
+      to is not None or scale.shape[axis] == 1 for axis, to in enumerate(out)
+    )
+  )
+  if not factored:
+    beside = jax.tree.leaves((_factors(operand), operand.offset))
+    small = 8 * sum(part.size for part in beside) <= operand.codes.size
+    if operand.bits != 1 or operand.dtype == jnp.float64 or not small:
+      return None
+  return _Side(operand.bits, operand.levels, factored, operand.packing)
+
+
+def _parts(operand: Quantized, side: _Side) -> Parts:
+  """Codes, or their bits where these are gathered, scale and offset."""
+  codes: jax.Array = operand.codes  # pyright: ignore[reportAssignmentType]
+  if side.packing is not None:
+    codes = side.packing.pack(codes == side.levels[0])
+  scale = operand.scale if side.factored else _factors(operand)
+  return codes, scale, operand.offset
+
+
+def _factors(operand: Quantized) -> tuple[jax.Array, ...]:
+  """Arrays whose product is the scale; none if it is 1."""
+  if operand.factors is not None:
+    return operand.factors
+  return () if operand.scale is None else (operand.scale,)
 
 
 def _choose(
-  values: tuple[jax.Array, ...],
-  xs: Quantized | None,
-  ws: Quantized | None,
-  geometry: Geometry,
+  x: Quantized, w: Quantized, geometry: _geometry.Geometry
 ) -> _form.Form:
-  if xs is None or ws is None:
-    # A float operand: codes are widened to its dtype, which is exact.
-    return "float32"
-  lhs, rhs = (value.shape for value in values)
   groups = max(geometry.groups, 1)
   if geometry.kind == "conv":  # channels last, so a row is a position
-    contracted = lhs[-1] // groups
-    rows, columns = math.prod(lhs[:-1]), rhs[-1]
+    contracted = x.shape[-1] // groups
+    rows, columns = math.prod(x.shape[:-1]), w.shape[-1]
   else:
-    ends = zip(lhs, geometry.lhs_out, strict=True)
+    ends = zip(x.shape, geometry.lhs_out, strict=True)
     contracted = math.prod(size for size, to in ends if to is None)
-    rows = math.prod(lhs) // max(contracted * groups, 1)
-    columns = math.prod(rhs) // max(contracted * groups, 1)
+    rows = math.prod(x.shape) // max(contracted * groups, 1)
+    columns = math.prod(w.shape) // max(contracted * groups, 1)
   return _form.choose(
     geometry.kind,
     rows=rows,
@@ -165,46 +171,75 @@ def _choose(
     groups=groups,
     spread=geometry.spread,
     rowwise=geometry.rowwise,
-    codes=(xs.codes.dtype, ws.codes.dtype),  # pyright: ignore[reportOptionalMemberAccess]
-    largest=math.prod(max(map(abs, side.levels)) for side in (xs, ws)),
+    codes=(x.codes.dtype, w.codes.dtype),  # pyright: ignore[reportOptionalMemberAccess]
+    largest=math.prod(max(map(abs, side.levels)) for side in (x, w)),
   )
 
 
-def _spread(
-  scale: jax.Array, out: tuple[int | None, ...], ndim: int
+def _signs(side: _Side, low: jax.Array, dtype: Any) -> jax.Array:
+  """One-bit codes, from where they are the lower one."""
+  first, second = (jnp.asarray(level, dtype) for level in side.levels)
+  return tags.tag(jnp.where(low, first, second), side.bits)
+
+
+def _value(
+  side: _Side,
+  codes: jax.Array,
+  factors: tuple[jax.Array, ...],
+  offset: jax.Array | None,
+  dtype: Any,
 ) -> jax.Array:
-  """A scale, its axes put where the result has them."""
-  shape = [1] * ndim
-  order = [axis for axis in range(scale.ndim) if out[axis] is not None]
-  order.sort(key=lambda axis: out[axis] or 0)
-  for axis in order:
-    shape[out[axis] or 0] = scale.shape[axis]
-  kept = lax.transpose(
-    scale,
-    [*order, *(a for a in range(scale.ndim) if out[a] is None)],
-  )
-  return jnp.reshape(kept, shape)
+  """What the quantizer's value is, of one-bit codes in float32."""
+  spread = side.packing.spread if side.packing else lambda part: part
+  value = codes
+  if factors:
+    value = codes * functools.reduce(jnp.multiply, map(spread, factors))
+  if offset is not None:
+    value = value + spread(offset)
+    value = tags.tag(value, side.bits)  # a sum ends the codes' tag
+  return spread(value.astype(dtype))
 
 
-Pair = tuple[jax.Array, jax.Array | None] | None
+def _entering(
+  side: _Side | None, value: jax.Array, parts: Parts | None, dtype: Any
+) -> jax.Array:
+  """An operand as the forward product takes it."""
+  if side is None or parts is None:
+    return value.astype(dtype)
+  codes, scale, offset = parts
+  if side.packing is not None:
+    low = side.packing.open(codes)
+    if side.factored:
+      return _signs(side, low, dtype)
+    codes = _signs(side, low, jnp.float32)
+    return _value(side, codes, scale, offset, value.dtype).astype(dtype)
+  return (codes if side.factored else value).astype(dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product(
-  plan: _Plan, xv: jax.Array, wv: jax.Array, xq: Pair, wq: Pair
+  plan: _Plan,
+  xv: jax.Array,
+  wv: jax.Array,
+  xq: Parts | None,
+  wq: Parts | None,
 ) -> jax.Array:
   geometry = plan.geometry
-  if xq is not None and wq is not None:
+  operand, total = plan.dtype, None
+  if all(side is not None and side.factored for side in plan.sides):
     operand, total = _form.dtypes(plan.form)
-  else:
-    operand, total = plan.dtype, None
-  left = (xq[0] if xq else xv).astype(operand)
-  right = (wq[0] if wq else wv).astype(operand)
-  out = geometry.apply(left, right, total)
+  out = geometry.apply(
+    _entering(plan.sides[0], xv, xq, operand),
+    _entering(plan.sides[1], wv, wq, operand),
+    total,
+  )
   scales = [
-    _spread(pair[1], to, geometry.out_ndim)
-    for pair, to in ((xq, geometry.lhs_out), (wq, geometry.rhs_out))
-    if pair is not None and pair[1] is not None
+    _geometry.spread(parts[1], to, geometry.out_ndim)
+    for side, parts, to in zip(
+      plan.sides, (xq, wq), (geometry.lhs_out, geometry.rhs_out), strict=True
+    )
+    if side is not None and side.factored and parts is not None
+    if parts[1] is not None
   ]
   if scales:
     out = out.astype(jnp.float32) * functools.reduce(jnp.multiply, scales)
@@ -212,21 +247,31 @@ def _product(
 
 
 def _keep(
-  value: jax.Array, pair: Pair, one_bit: bool, levels: tuple[int, int] | None
+  plan: _Plan, index: int, value: jax.Array, parts: Parts | None
 ) -> Any:
   """What the backward needs of an operand: bits, codes, or the float."""
-  if pair is None or levels is None:
+  side = plan.sides[index]
+  if side is None or parts is None:
     return value
-  codes, scale = pair
-  return (residuals.pack(codes == levels[0]) if one_bit else codes), scale
+  codes, scale, offset = parts
+  if plan.keep == "floats":
+    entered = _entering(side, value, parts, plan.dtype)
+    return entered, scale if side.factored else None, None
+  if side.bits == 1 and side.packing is None:
+    codes = residuals.pack(codes == side.levels[0])
+  return codes, scale, offset
 
 
 def _forward(
-  plan: _Plan, xv: jax.Array, wv: jax.Array, xq: Pair, wq: Pair
+  plan: _Plan,
+  xv: jax.Array,
+  wv: jax.Array,
+  xq: Parts | None,
+  wq: Parts | None,
 ) -> tuple[jax.Array, Any]:
   kept = (
-    _keep(xv, xq, plan.one_bit[0], plan.levels[0]),
-    _keep(wv, wq, plan.one_bit[1], plan.levels[1]),
+    _keep(plan, 0, xv, xq),
+    _keep(plan, 1, wv, wq),
     # Shapes and dtypes only: XLA drops what nothing reads.
     jnp.zeros((0, *xv.shape), xv.dtype),
     jnp.zeros((0, *wv.shape), wv.dtype),
@@ -235,20 +280,41 @@ def _forward(
 
 
 def _restore(
-  plan: _Plan, kept: Any, side: int, like: jax.ShapeDtypeStruct, dtype: Any
+  plan: _Plan, kept: Any, index: int, like: jax.ShapeDtypeStruct, dtype: Any
 ) -> tuple[jax.Array, jax.Array | None]:
-  """An operand's codes (or value) in `dtype`, and its scale."""
-  levels = plan.levels[side]
-  if levels is None:
+  """An operand's codes (or value) in `dtype`, and the scale that is left."""
+  side = plan.sides[index]
+  if side is None:
     return kept.astype(dtype), None
-  codes, scale = kept
-  if plan.one_bit[side]:
-    low = residuals.unpack(codes, like.shape[-1])
-    first, second = (jnp.asarray(level, dtype) for level in levels)
-    codes = jnp.where(low, first, second)
-  bits = plan.bits[side]
-  codes = codes.astype(dtype)
-  return codes if bits is None else tags.tag(codes, bits), scale
+  codes, scale, offset = kept
+  if plan.keep == "bits" and side.bits == 1:
+    if side.packing is not None:
+      low = side.packing.open(codes)
+    else:
+      low = residuals.unpack(codes, like.shape[-1])
+    if not side.factored:
+      codes = _signs(side, low, jnp.float32)
+      return _value(side, codes, scale, offset, like.dtype).astype(dtype), None
+    return _signs(side, low, dtype), scale
+  return tags.tag(codes.astype(dtype), side.bits), scale
+
+
+def _tied(
+  plan: _Plan, kept: list[Any], g: jax.Array
+) -> tuple[list[Any], jax.Array]:
+  """Bits that are there when the cotangent is: XLA would unpack them early."""
+  packed = [
+    index
+    for index, side in enumerate(plan.sides)
+    if side is not None and side.bits == 1 and plan.keep == "bits"
+  ]
+  if not packed:
+    return kept, g
+  tied, g = lax.optimization_barrier(([kept[i] for i in packed], g))
+  kept = list(kept)
+  for index, part in zip(packed, tied, strict=True):
+    kept[index] = part
+  return kept, g
 
 
 def _backward(
@@ -259,30 +325,31 @@ def _backward(
     jax.ShapeDtypeStruct(like.shape[1:], like.dtype)
     for like in (like_x, like_w)
   )
+  kept, g = _tied(plan, [kept_x, kept_w], g)
   geometry = plan.geometry
   dtype = jnp.dtype(plan.grad_precision)
   if plan.dtype == jnp.bfloat16:
     dtype = jnp.dtype(jnp.bfloat16)
 
-  def transposed(side: int) -> jax.Array:
+  def transposed(index: int) -> jax.Array:
     """The cotangent of one operand's value, from the other's codes."""
-    other = 1 - side
+    other = 1 - index
     codes, scale = _restore(
-      plan, (kept_x, kept_w)[other], other, (like_x, like_w)[other], dtype
+      plan, kept[other], other, (like_x, like_w)[other], dtype
     )
     upstream = g
     if scale is not None:
       to = (geometry.lhs_out, geometry.rhs_out)[other]
-      upstream = g * _spread(scale, to, geometry.out_ndim)
-    like = (like_x, like_w)[side]
+      upstream = g * _geometry.spread(scale, to, geometry.out_ndim)
+    like = (like_x, like_w)[index]
     # Both operands in one narrow dtype: a float32 one would widen the other.
     upstream = upstream.astype(dtype)
-    if side == 1 and geometry.pull is not None:
-      coded = plan.levels[other] is not None
+    if index == 1 and geometry.pull is not None:
+      coded = plan.sides[other] is not None
       return geometry.pull(codes, upstream, coded).astype(like.dtype)
 
     def linear(operand: jax.Array) -> jax.Array:
-      pair = (operand, codes) if side == 0 else (codes, operand)
+      pair = (operand, codes) if index == 0 else (codes, operand)
       return geometry.apply(*pair, None)
 
     # Only its type matters: XLA never sees the zeros.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbin import errors
-from jbin.products import _core, _form
+from jbin.products import _core, _form, _geometry
 
 DotDimensions = tuple[
   tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]
@@ -141,7 +141,7 @@ def dot_general(
     for pair in ((lhs_c, rhs_c), (lhs_b, rhs_b))
   )
   rows = x.ndim - len(lhs_c)
-  geometry = _core.Geometry(
+  geometry = _geometry.Geometry(
     apply=functools.partial(_apply, numbers, precision),
     lhs_out=_where(x.shape, numbers[0][0], numbers[1][0], len(lhs_b)),
     rhs_out=_where(w.shape, numbers[0][1], numbers[1][1], rows),
@@ -204,7 +204,7 @@ def einsum(
     return tuple(out.index(a) if a in out else None for a in term)
 
   batch = [a for a in left if a in right and a in out]
-  geometry = _core.Geometry(
+  geometry = _geometry.Geometry(
     apply=functools.partial(_einsum, equation.replace(" ", ""), precision),
     lhs_out=place(left),
     rhs_out=place(right),

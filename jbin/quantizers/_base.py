@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbin import bits as bits_lib, errors, estimators, registry, schedules
+from jbin import (
+  bits as bits_lib,
+  errors,
+  estimators,
+  registry,
+  schedules,
+  shards,
+)
 from jbin.quantizers import _parts
 
 REGISTRY = registry.Registry("quantizer")
@@ -37,6 +44,10 @@ class Quantized:
     levels: the least and greatest code.
     offset: float32, broadcasts with `codes`; what is added after the scale.
       None means 0. A product takes the value of a tensor with an offset.
+    factors: float32 arrays whose product is the scale, where it varies along
+      more axes than each of them; None: the scale is all there is.
+    packing: how the bits of a tensor that is split over a mesh are gathered,
+      where a product is to do that; None: the tensor is as it is.
   """
 
   value: jax.Array
@@ -45,6 +56,10 @@ class Quantized:
   bits: int = dataclasses.field(metadata={"static": True})
   levels: tuple[int, int] = dataclasses.field(metadata={"static": True})
   offset: jax.Array | None = None
+  factors: tuple[jax.Array, ...] | None = None
+  packing: shards.Packing | None = dataclasses.field(
+    default=None, metadata={"static": True}
+  )
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -89,6 +104,7 @@ def make(
   levels: tuple[int, int],
   dtype: Any = None,
   offset: jax.Array | None = None,
+  factors: tuple[jax.Array, ...] | None = None,
   keep_scale: bool = False,
   exact: bool = True,
 ) -> Quantized:
@@ -101,6 +117,8 @@ def make(
     levels: the least and greatest code.
     dtype: of the value; None for that of `codes`.
     offset: added after the scale; its gradient flows. None for 0.
+    factors: whose product is the scale, of bits with `keep_scale`; None where
+      the scale is as small as they are.
     keep_scale: whether the gradient of `codes` carries the factor `scale`
       (plain multiplication) or passes as if the scale were 1.
     exact: whether every code is one of the levels (a ternary sign(0) = 0 is
@@ -109,6 +127,8 @@ def make(
   codes = bits_lib.tag(codes, bits)
   if scale is None:
     value = codes
+  elif keep_scale and exact and levels == (-1, 1) and bits == 1:
+    value = _parts.scale_signs(codes, *(factors or (scale,)))
   elif keep_scale:
     value = codes * scale
   else:
@@ -122,11 +142,8 @@ def make(
   if not exact:
     return Quantized(value, None, None, bits, levels)
   narrow = jax.lax.stop_gradient(codes).astype(narrowest(levels))
-  scale, offset = (
-    None if part is None else jax.lax.stop_gradient(part)
-    for part in (scale, offset)
-  )
-  return Quantized(value, narrow, scale, bits, levels, offset)
+  scale, offset, factors = jax.lax.stop_gradient((scale, offset, factors))
+  return Quantized(value, narrow, scale, bits, levels, offset, factors)
 
 
 def signs(
@@ -136,6 +153,7 @@ def signs(
   zero: float = 1.0,
   dtype: Any = None,
   offset: jax.Array | None = None,
+  factors: tuple[jax.Array, ...] | None = None,
   keep_scale: bool = False,
 ) -> Quantized:
   """`make` of one bit: codes of -1 and +1.
@@ -147,6 +165,7 @@ def signs(
       the result has no codes.
     dtype: of the value.
     offset: added after the scale.
+    factors: as in `make`.
     keep_scale: whether the gradient of `codes` carries the scale.
   """
   return make(
@@ -156,6 +175,7 @@ def signs(
     levels=(-1, 1),
     dtype=dtype,
     offset=offset,
+    factors=factors,
     keep_scale=keep_scale,
     exact=abs(zero) == 1,
   )
@@ -182,7 +202,7 @@ def gate(active: jax.Array, on: Quantized, off: jax.Array) -> Quantized:
   """
   value = bits_lib.tag(jnp.where(active, on.value, off), on.bits)
   return dataclasses.replace(
-    on, value=value, codes=None, scale=None, offset=None
+    on, value=value, codes=None, scale=None, offset=None, factors=None
   )
 
 

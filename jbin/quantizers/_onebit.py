@@ -58,10 +58,12 @@ class onebit_weight(_base.Quantizer):  # noqa: N801 - named as a function is cal
         f" {sizes[0]} and {sizes[1]}; take them from parameters()"
       )
     left = _parts.along_last(parts[0], x.ndim - 1)[..., None]
+    right = _parts.along_last(parts[1], x.ndim)
     return _base.signs(
       estimators.onebit_sign(x.astype(jnp.float32), zero=self.zero),
-      left * _parts.along_last(parts[1], x.ndim),
+      left * right,
       dtype=x.dtype,
+      factors=(left, right),
       keep_scale=True,
       zero=self.zero,
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbin import errors
+from jbin import errors, residuals
 
 _LARGE = 2**20  # elements
 MOST = 1e15
@@ -41,6 +43,45 @@ def _scale_backward(
 
 
 scale_through.defvjp(_scale_forward, _scale_backward)
+
+
+def scale_signs(codes: jax.Array, *factors: jax.Array) -> jax.Array:
+  """`codes` times the product of `factors`, of codes -1 and +1.
+
+  Differentiated as it stands. The backward pass keeps the codes as bits, and
+  the factors; or floats, where these are to be kept (`residuals.keeping`).
+  """
+  if residuals.kept() == "floats":
+    return _scaled(codes, *factors)
+  return _scale_signs(codes, *factors)
+
+
+def _scaled(codes: jax.Array, *factors: jax.Array) -> jax.Array:
+  return codes * functools.reduce(jnp.multiply, factors)
+
+
+@jax.custom_vjp
+def _scale_signs(codes: jax.Array, *factors: jax.Array) -> jax.Array:
+  return _scaled(codes, *factors)
+
+
+def _signs_forward(
+  codes: jax.Array, *factors: jax.Array
+) -> tuple[jax.Array, Any]:
+  like = jnp.zeros((0, *codes.shape), codes.dtype)  # what it is like, no more
+  kept = residuals.pack(codes > 0), like, factors
+  return _scaled(codes, *factors), kept
+
+
+def _signs_backward(kept: Any, g: jax.Array) -> tuple[jax.Array, ...]:
+  bits, like, factors = kept
+  above = residuals.unpack(bits, like.shape[-1])
+  one = jnp.ones((), like.dtype)
+  _, pull = jax.vjp(_scaled, jnp.where(above, one, -one), *factors)
+  return pull(g)
+
+
+_scale_signs.defvjp(_signs_forward, _signs_backward)
 
 
 def mean_magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:

@@ -305,7 +305,7 @@ def test_no_stream_is_kept_where_nothing_is_drawn():
       "3 heads do not divide 8",
     ),
     ("pvt_v2", {"shift": "both", "attention": "hash"}, "unknown shift"),
-    ("pvt_v2", {"drop_path": 1.0}, "drop_path is 1.0; it is a rate"),
+    ("pvt_v2", {"drop_path": 1.0}, "drop_path is 1.0; it must be a rate"),
   ],
 )
 def test_errors(name, options, text):

@@ -212,7 +212,7 @@ def test_no_stream_is_kept_where_nothing_is_drawn():
     ({"pool": "max"}, "unknown pool 'max'"),
     ({"image_size": 7}, "no whole number of patches of 2"),
     ({"heads": 3}, "3 heads cannot have 8 features"),
-    ({"drop_path": 1.0}, "drop_path is 1.0; it is a rate"),
+    ({"drop_path": 1.0}, "drop_path is 1.0; it must be a rate"),
   ],
 )
 def test_errors(options, text):
