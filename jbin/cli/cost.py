@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from jbin import errors
-from jbin.cli import _flags, _sides
+from jbin.cli import _devices, _flags, _sides
+from jbin.train import config as config_lib
 
 if TYPE_CHECKING:
   from jbin import cost, report as report_lib
@@ -63,12 +62,7 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError(
       "--explain prints text, which has no --format; leave one of them out"
     )
-  # Nothing is computed: an accelerator would only be locked, and be slow to
-  # start.
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  if given["compiled"]:
-    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    _make_devices(math.prod(max(1, size) for size in sizes))
+  _devices.pretend(config.mesh if given["compiled"] else config_lib.Mesh())
   from jbin.train import build, counting
 
   build.check(config)
@@ -80,13 +74,6 @@ def main(argv: Sequence[str]) -> None:
     found = counting.cost_report(config, param_dtype=stored)
   path = given["explain"]
   _write(form(found) if path is None else found.explain(path), given["out"])
-
-
-def _make_devices(n: int) -> None:
-  """Lets JAX show so many CPU devices, unless it was told a number before."""
-  flags, key = os.environ.get("XLA_FLAGS", ""), "xla_force_host_platform_device"
-  if n > 1 and key not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} --{key}_count={n}".strip()
 
 
 def _diff(sides: _sides.Sides) -> None:

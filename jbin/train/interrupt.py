@@ -11,20 +11,23 @@ from typing import Any
 class Interrupt:
   """`with Interrupt() as stop: ... if stop.requested: save and leave`.
 
-  Cloud machines send SIGTERM before they are taken away. In a thread that is
-  not the main one Python allows no handler, and nothing is ever requested.
+  Cloud machines send SIGTERM before they are taken away. What comes after it
+  does not disturb the saving: another SIGTERM says nothing new, and ^C has to
+  be pressed twice. In a thread that is not the main one Python allows no
+  handler, and nothing is ever requested.
   """
 
   def __init__(self) -> None:
     self.requested = False
-    self._before: Any = None
-    self._installed = False
+    self._insisted = False
+    self._before: dict[int, Any] = {}
 
   def __enter__(self) -> Interrupt:
-    """Installs the handler."""
+    """Installs the handlers."""
     if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._note)
-      self._installed = True
+      handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._wait}
+      for number, handler in handlers.items():
+        self._before[number] = signal.signal(number, handler)
     return self
 
   def __exit__(
@@ -33,11 +36,20 @@ class Interrupt:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    """Puts back the handler that was there."""
+    """Puts back the handlers that were there."""
     del kind, error, trace
-    if self._installed:
-      signal.signal(signal.SIGTERM, self._before)
+    for number, handler in self._before.items():
+      # None: not of Python, which cannot put it back.
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
   def _note(self, number: int, frame: FrameType | None) -> None:
     del number, frame
     self.requested = True
+
+  def _wait(self, number: int, frame: FrameType | None) -> None:
+    if self.requested and not self._insisted:
+      self._insisted = True
+    elif callable(before := self._before[number]):
+      before(number, frame)
+    elif before != signal.SIG_IGN:
+      raise KeyboardInterrupt

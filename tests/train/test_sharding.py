@@ -112,3 +112,48 @@ def test_batches_that_cannot_be_shared_out():
   with pytest.raises(errors.UserError, match=r"choose 8$"):
     sharding.check_batch("batch_size", 4, mesh)
   sharding.check_batch("batch_size", 4, sharding.make_mesh(1, 4, 2))
+
+
+@pytest.mark.parametrize(
+  ("rows", "parts"),
+  [
+    ({0: {(0, 8)}}, {0: (0, 1)}),
+    ({0: {(0, 4)}, 1: {(4, 8)}}, {0: (0, 2), 1: (1, 2)}),
+    ({0: {(4, 6), (6, 8)}, 1: {(0, 2), (2, 4)}}, {0: (1, 2), 1: (0, 2)}),
+    ({0: {(0, 8)}, 1: {(0, 8)}}, {0: (0, 1), 1: (0, 1)}),  # tensor
+    ({0: {(0, 2), (4, 6)}, 1: {(2, 4), (6, 8)}}, None),  # not together
+    ({0: {(0, 2)}, 1: {(2, 8)}}, None),  # not equal
+    ({0: {(2, 6)}, 1: {(0, 2)}, 2: {(6, 8)}}, None),
+  ],
+)
+def test_parts_of_a_batch_by_process(rows, parts):
+  assert sharding._shares(rows, 8) == parts
+
+
+def test_one_process_reads_all():
+  assert sharding.share(sharding.make_mesh(2, 2, 2), 16) == (0, 1)
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_stops_lie_on_all_devices(flag):
+  with jax.transfer_guard("disallow"):
+    found = sharding.stops(sharding.make_mesh(2, 2, 2), flag)
+  assert found.dtype == jnp.int32
+  assert found.tolist() == [int(flag)] * 8
+  assert len(found.sharding.device_set) == 8
+
+
+def test_table():
+  mesh = sharding.make_mesh(2, 4)
+  tree = {
+    "kernel": jax.ShapeDtypeStruct((64, 128), jnp.float32),
+    "bias": jax.ShapeDtypeStruct((128,), jnp.bfloat16),
+    "key": jax.eval_shape(lambda: jax.random.key(0)),
+  }
+  lines = sharding.table(tree, sharding.intended(tree, mesh)).splitlines()
+  cells = [line.split() for line in lines]
+  assert ["bias", "[128]", "bfloat16", "256"] in cells
+  assert ["kernel", "[64,", "128]", "float32", "-,", "fsdp", "8,192"] in cells
+  assert cells[3][-1] == "8"  # the words of the key
+  assert cells[4] == ["sum", "8,456"]
+  assert lines[-1] == "of these 264 (3.12 %) are a copy of every device's"
