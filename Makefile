@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-slow lint format gallery clean
+.PHONY: help quickstart test test-slow soak lint format gallery clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,9 @@ test: $(VENV)/.installed-dev ## ruff and the quick tests
 
 test-slow: $(VENV)/.installed-dev ## the tests of more than ten seconds each
 	$(BIN)/python -m pytest -m slow
+
+soak: $(VENV)/.installed-dev ## kill a run two dozen times, and compare
+	$(BIN)/python -m pytest -m soak -s
 
 lint: $(VENV)/.installed-dev ## ruff and pyright
 	$(BIN)/ruff check .

@@ -1,13 +1,14 @@
 r"""Training at scale: what devices send each other, and what memory it takes.
 
-Each part prints a table in Markdown, of programs that are compiled on shapes
-alone: nothing is run.
+Each part prints a table in Markdown. The first two are of programs that are
+compiled on shapes alone, and nothing is run; those of `scale_runs.py` run.
 
 `transfers`: bytes that eight devices send for one gradient of a language model
 whose parameters the axis `fsdp` splits, with floats gathered and with bits
 (`mesh.gather`). `memory`: of one gradient, what XLA sets aside and what the
 forward pass hands to the backward, where low-bit layers keep floats and where
-they keep bits (`residuals`), and with `remat`.
+they keep bits (`residuals`), and with `remat`. `losses`: of one run on several
+meshes. `host`: what the loop costs beside the compiled step.
 
   python benchmarks/scale.py
   python benchmarks/scale.py --parts=memory --nets=resnet18
@@ -19,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import scale_runs
 from absl import app, flags
 from flax import nnx
 from jax.extend import core
@@ -252,13 +254,17 @@ def _kept(
 PARTS: dict[str, Callable[[], Iterator[str]]] = {
   "transfers": transfers,
   "memory": memory,
+  "losses": scale_runs.losses,
+  "host": scale_runs.host,
 }
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  jax.config.update("jax_num_cpu_devices", 8)  # the part `transfers` needs them
-  for name in _PARTS.value or PARTS:
+  names = _PARTS.value or PARTS
+  if {"transfers", "losses"} & {*names}:
+    jax.config.update("jax_num_cpu_devices", 8)
+  for name in names:
     print(f"\n{name}\n")
     for line in PARTS[name]():
       print(line, flush=True)

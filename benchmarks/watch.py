@@ -17,16 +17,20 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from flax import nnx
 
-from jbin import convert, models, optimizers, schedules
-from jbin.train import config as config_lib, sharding, watching
+from jbin.train import (
+  build,
+  config as config_lib,
+  program,
+  sharding,
+  step as step_lib,
+  watching,
+)
 
 _ROUNDS = flags.DEFINE_integer("rounds", 21, "Timed turns of each way.")
 _WIDTH = flags.DEFINE_integer("width", 16, "Channels of the stem.")
@@ -35,76 +39,57 @@ _BATCH = flags.DEFINE_integer("batch", 64, "Images in a step.")
 EVERY = {"off": 0, "idle": 10**9, "every": 1}
 
 
-class State(NamedTuple):
-  """What the step changes."""
-
-  params: Any
-  rest: Any
-  opt_state: Any
-
-
-class Now(NamedTuple):
-  """What the host tells."""
-
-  progress: Any
-
-
-def step(
-  graph: Any, optimizer: Any, state: State, batch: Any, now: Now, teacher: Any
-) -> tuple[State, jax.Array]:
-  """As the loop's, for a loss without labels."""
-  del teacher
-  rest = schedules.set_progress(state.rest, now.progress)
-
-  def objective(params: Any) -> Any:
-    model = nnx.merge(graph, params, rest, copy=True)
-    loss = jnp.square(model(batch)).mean()
-    return loss, nnx.split(model, nnx.Param, ...)[2]
-
-  (loss, rest), grads = jax.value_and_grad(objective, has_aux=True)(
-    state.params
+def _config() -> config_lib.Config:
+  """ResNet-20, W1A1 but for its ends, on random images."""
+  return config_lib.from_mapping(
+    {
+      "steps": 10**9,
+      "batch_size": _BATCH.value,
+      "image_size": 32,
+      # After a ReLU, signs would all be +1.
+      "model": {
+        "name": "resnet20",
+        "width": _WIDTH.value,
+        "activation": "hardtanh",
+      },
+      "rules": {"name": "bits", "bits": "w1a1_firstlastfloat"},
+      "data": {"name": "synthetic"},
+      "optimizer": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.01},
+      "mesh": {"data": 1},
+    }
   )
-  params, opt_state, _ = optimizer.update(
-    grads, state.opt_state, state.params, now.progress
-  )
-  return State(params, rest, opt_state), loss
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  images = jax.random.normal(jax.random.key(1), (_BATCH.value, 32, 32, 3))
-  # After a ReLU, signs would all be +1.
-  model = models.resnet20(
-    width=_WIDTH.value, activation="hardtanh", rngs=nnx.Rngs(0)
-  )
-  rules = convert.REGISTRY.get("bits")("w1a1_firstlastfloat")
-  model = convert.quantize(model, rules, images)
-  optimizer = optimizers.build(optimizers.sgd(0.9), 0.01)
-  graph, params, rest = nnx.split(model, nnx.Param, ...)
-  train_step = jax.jit(
-    lambda *args: step(graph, optimizer, *args), donate_argnums=0
-  )
-  mesh = sharding.make_mesh(1, 1)
-  now = Now(jnp.float32(0))
-  states: dict[str, State] = {}
+  config = _config()
+  source = build.dataset(config)
+  made = program.of(config, source)
+  mesh = sharding.of(config.mesh)
+  train_step, pure = made.compile(mesh), made.on(mesh)
+  batches = iter(source.train(config.batch_size, config.seed))
+  batch = sharding.put(mesh, next(batches), split=True)
+  batches.close()
+  number, progress = sharding.put(mesh, (np.int32(1), np.float32(0)))
+  now = step_lib.Now(number, progress, sharding.stops(mesh, False))
+  states: dict[str, Any] = {}
   watchers: dict[str, watching.Watcher] = {}
   times: dict[str, list[float]] = {name: [] for name in EVERY}
   with tempfile.TemporaryDirectory() as folder:
     for name, every in EVERY.items():
-      fresh = State(params, rest, optimizer.init(params))
-      states[name] = jax.tree.map(jnp.array, fresh)
-      watchers[name] = watching.Watcher(
-        config_lib.Watch(every), model, step, optimizer, mesh
-      )
+      states[name] = made.flat(jax.jit(made.create)(jax.random.key(0), {}))
+      watch = config_lib.Watch(every)
+      watchers[name] = watching.Watcher(watch, made.model, pure, mesh)
       if every:
         watchers[name].open(Path(folder), 0)
     for turn in range(1, _ROUNDS.value + 3):
       for name, watcher in watchers.items():
         start = time.perf_counter()
-        watcher.before(turn, states[name], images, now, None)
-        states[name], loss = train_step(states[name], images, now, None)
+        if watcher.is_due(turn):
+          watcher.look(made.whole(states[name]), batch, now, ())
+        states[name], seen = train_step(states[name], batch, now, ())
         watcher.after(turn)
-        np.asarray(loss)
+        np.asarray(seen.loss)
         if turn > 2:  # the first turns compile
           times[name].append(time.perf_counter() - start)
     for watcher in watchers.values():

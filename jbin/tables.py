@@ -1,8 +1,20 @@
-"""Tables for the terminal and for Markdown."""
+"""Tables for the terminal and for Markdown, and the numbers in them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+
+def amount(n: float) -> str:
+  """A number with a unit for reading: 4.22 G, 512."""
+  if not math.isfinite(n):
+    return str(n)
+  for i, unit in enumerate("EPTGMk"):
+    size = 1000 ** (6 - i)
+    if abs(n) >= size:
+      return f"{n / size:.4g} {unit}"
+  return f"{n:.4g}"
 
 
 def align(rows: Sequence[Sequence[str]], sides: str) -> list[str]:

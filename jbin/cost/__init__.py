@@ -8,7 +8,7 @@ priced; a convention is any function of a `Record`. `kernel` registers what an
 opaque kernel costs. `flops_check` and `memory_check` put XLA's figures beside.
 """
 
-from jbin.cost._chips import CHIPS, Chip
+from jbin.cost._chips import CHIPS, Chip, of_device as chip_of
 from jbin.cost._communication import Communication, Transfer, communication
 from jbin.cost._conventions import (
   REGISTRY,
@@ -85,6 +85,7 @@ __all__ = [
   "biv_ops",
   "bops",
   "bytes_moved",
+  "chip_of",
   "communication",
   "compare_memory",
   "convention",

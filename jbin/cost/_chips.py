@@ -31,6 +31,8 @@ class Chip:
     float32: the unit on which JAX computes float32 products at its default
       precision.
     source: where the figures are from.
+    kinds: what JAX calls it, as `jax.devices()[0].device_kind`; other chips of
+      the same name (an H100 on a PCIe card) have other peaks.
 
   Raises:
     ValueError: if a unit is not named as a dtype, or `float32` is not among
@@ -42,6 +44,7 @@ class Chip:
   bandwidth: float
   float32: str
   source: str
+  kinds: tuple[str, ...] = ()
 
   def __post_init__(self):
     """Finds a unit that could never be matched."""
@@ -66,15 +69,32 @@ def find(name: str) -> Chip:
   return CHIPS.get(name)()
 
 
-def _tpu(name: str, bandwidth: float, source: str, **peaks: float) -> Chip:
+def of_device(kind: str) -> Chip | None:
+  """The chip that JAX calls so; None if no registered one has that name.
+
+  Args:
+    kind: `jax.devices()[0].device_kind`.
+  """
+  chips = (find(name) for name in CHIPS)
+  return next((chip for chip in chips if kind in chip.kinds), None)
+
+
+def _tpu(
+  name: str,
+  bandwidth: float,
+  source: str,
+  kinds: tuple[str, ...],
+  **peaks: float,
+) -> Chip:
   """A TPU: float32 products are done in bfloat16 unless asked otherwise."""
-  return Chip(name, peaks, bandwidth, "bfloat16", source)
+  return Chip(name, peaks, bandwidth, "bfloat16", source, kinds)
 
 
 @CHIPS.register
 def tpu_v4() -> Chip:
   """TPU v4: 275 T in bfloat16 or int8, 1.2 TB/s."""
-  return _tpu("TPU v4", 1.2e12, _CLOUD, bfloat16=275e12, int8=275e12)
+  kinds = ("TPU v4",)
+  return _tpu("TPU v4", 1.2e12, _CLOUD, kinds, bfloat16=275e12, int8=275e12)
 
 
 @CHIPS.register
@@ -84,6 +104,7 @@ def tpu_v5e() -> Chip:
     "TPU v5e",
     819e9,
     f"{_CLOUD}; int4: {_JAX}",
+    ("TPU v5e", "TPU v5 lite"),
     bfloat16=197e12,
     int8=393e12,
     int4=788e12,
@@ -97,6 +118,7 @@ def tpu_v5p() -> Chip:
     "TPU v5p",
     2765e9,
     f"{_CLOUD}; int8 and int4: {_JAX}",
+    ("TPU v5p", "TPU v5"),
     bfloat16=459e12,
     int8=918e12,
     int4=1840e12,
@@ -110,6 +132,7 @@ def tpu_v6e() -> Chip:
     "TPU v6e",
     1638e9,
     f"{_CLOUD}; float8 and int4: {_JAX}",
+    ("TPU v6e", "TPU v6 lite"),
     bfloat16=918e12,
     float8=918e12,
     int8=1836e12,
@@ -136,6 +159,7 @@ def a100() -> Chip:
     "tfloat32",
     "NVIDIA's A100 data sheet of June 2021; int4 and int1: its Ampere white"
     " paper of 2020",
+    ("NVIDIA A100-SXM4-80GB",),
   )
 
 
@@ -156,4 +180,5 @@ def h100() -> Chip:
     3.35e12,
     "tfloat32",
     f"NVIDIA's H100 data sheet and Hopper white paper of 2023; {_SPARSE}",
+    ("NVIDIA H100 80GB HBM3",),
   )

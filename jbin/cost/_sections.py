@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jbin import tables
 from jbin.cost import _conventions, _left_out, _phases
 from jbin.cost._chips import CHIPS
 from jbin.cost._record import CONTRACTED, NotCounted, Record
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
   from jbin.cost._report import Report
 
 FLAG = "*"
+amount = tables.amount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +33,6 @@ class Section:
   lines: Sequence[str] = ()
   loud: Sequence[str] = ()
   # Lines that nobody should pass over.
-
-
-def amount(n: float) -> str:
-  """A number with a unit for reading: 4.22 G, 512."""
-  if not math.isfinite(n):
-    return str(n)
-  for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-    if abs(n) >= size:
-      return f"{n / size:.4g} {unit}"
-  return f"{n:.4g}"
 
 
 def exact(n: float) -> str:

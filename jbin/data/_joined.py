@@ -46,9 +46,32 @@ class Saved:
   stop: int
 
   @functools.cached_property
+  def _whole(self) -> np.memmap:
+    return np.load(self.path, mmap_mode="r")
+
+  @functools.cached_property
   def array(self) -> np.ndarray:
     """(stop - start,) integers."""
-    return np.load(self.path, mmap_mode="r")[self.start : self.stop]
+    return self._whole[self.start : self.stop]
+
+  def check(self) -> None:
+    """Raises if the file has become shorter.
+
+    To read what is mapped and no longer there would end the process.
+
+    Raises:
+      errors.RunFailed: if so.
+    """
+    needed = self._whole.offset + self._whole.nbytes
+    try:
+      found = self.path.stat().st_size
+    except FileNotFoundError:  # what is mapped stays until the process ends
+      return
+    if found < needed:
+      raise errors.RunFailed(
+        f"token file {self.path} has {found} bytes now, and had {needed}; put"
+        " it back, and the same command goes on from its newest checkpoint"
+      )
 
   def __reduce__(self) -> tuple[type, tuple[pathlib.Path, int, int]]:
     return Saved, (self.path, self.start, self.stop)
@@ -88,6 +111,8 @@ class Line:
     ):
       tokens = _array(part)
       offset = end - len(tokens)
+      if isinstance(part, Saved):
+        part.check()
       piece = tokens[max(start - offset, 0) : max(stop - offset, 0)]
       if isinstance(part, Saved) and len(piece):
         self._check(part, piece)

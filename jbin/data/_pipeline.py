@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -57,6 +58,27 @@ def _allow_workers() -> None:
     flags.FLAGS.mark_as_parsed()
 
 
+def _next(ahead: grain.DatasetIterator[_Batch], i: int) -> _Batch:
+  """The next batch, which is batch i.
+
+  Raises:
+    errors.RunFailed: if the process that was to read it was killed.
+  """
+  try:
+    return next(ahead)
+  except RuntimeError as error:
+    said = re.search(
+      r"terminated unexpectedly with exit code (-?\d+)", str(error)
+    )
+    if said is None:
+      raise
+    raise errors.RunFailed(
+      f"a process that reads data ended before batch {i} with exit code"
+      f" {said[1]}; if memory ran out (-9), set fewer workers; the same command"
+      " goes on from the newest checkpoint"
+    ) from error
+
+
 class Pass:
   """`batch_at(0)` ... `batch_at(batches - 1)`, once per iteration of this."""
 
@@ -74,7 +96,8 @@ class Pass:
     """The batches in order; workers end when the loop over them does."""
     ahead = iter(steps(self._batch_at, 0, self._batches, self._workers))
     try:
-      yield from ahead
+      for i in range(self._batches):
+        yield _next(ahead, i)
     finally:
       ahead.close()
 
@@ -124,7 +147,7 @@ class StepIterator(grain.DatasetIterator[_Batch]):
     """The batch of the step that the iterator stands at."""
     self.start_prefetch()
     assert self._ahead is not None
-    batch = next(self._ahead)
+    batch = _next(self._ahead, self._step)
     self._step += 1
     return batch
 

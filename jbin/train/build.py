@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -30,15 +31,18 @@ def check(config: config_lib.Config) -> None:
   from jbin import convert, data, models, tasks
 
   optimizer(config.optimizer)
-  for family, named in (
-    (models.REGISTRY, config.model),
-    (convert.REGISTRY, config.rules),
-    (data.REGISTRY, config.data),
-    (tasks.REGISTRY, config.task),
+  hyper(config.ema, "ema")
+  for key, family, named in (
+    ("model", models.REGISTRY, config.model),
+    ("rules", convert.REGISTRY, config.rules),
+    ("data", data.REGISTRY, config.data),
+    ("task", tasks.REGISTRY, config.task),
   ):
-    takes = inspect.signature(family.get(named.name)).parameters
-    kwargs = {key: calling.resolve(item) for key, item in named.kwargs.items()}
-    calling.check_arguments(f"{family.family} '{named.name}'", takes, kwargs)
+    with _at(f"{key}.name"):
+      takes = inspect.signature(family.get(named.name)).parameters
+    what = f"{family.family} '{named.name}'"
+    kwargs = calling.resolved(what, named.kwargs)
+    calling.check_arguments(what, takes, kwargs)
   if config.regularizer.name != "none":
     _regularizer(config.regularizer)
 
@@ -139,11 +143,38 @@ def _regularizer(
   """What a regularizer takes beside weights, and what the config gives."""
   from jbin import regularizers
 
-  function = regularizers.REGISTRY.get(named.name)
+  with _at("regularizer.name"):
+    function = regularizers.REGISTRY.get(named.name)
   _, *rest = inspect.signature(function).parameters.items()
-  kwargs = {key: calling.resolve(item) for key, item in named.kwargs.items()}
-  calling.check_arguments(f"regularizer '{named.name}'", dict(rest), kwargs)
+  what = f"regularizer '{named.name}'"
+  kwargs = calling.resolved(what, named.kwargs)
+  calling.check_arguments(what, dict(rest), kwargs)
   return dict(rest), kwargs
+
+
+def hyper(setting: float | config_lib.Named, key: str) -> schedules.Hyper:
+  """A number, or the schedule that a config names.
+
+  Raises:
+    errors.UserError: naming the config key, if its arguments are wrong.
+  """
+  if isinstance(setting, config_lib.Named):
+    with _at(key):
+      return call(schedules.REGISTRY, setting)
+  return setting
+
+
+@contextlib.contextmanager
+def _at(key: str) -> Generator[None]:
+  """Names the config key in what is wrong with its value.
+
+  Raises:
+    errors.UserError: for one that is raised inside.
+  """
+  try:
+    yield
+  except errors.UserError as error:
+    raise errors.UserError(f"config key '{key}': {error}") from error
 
 
 def optimizer(
@@ -160,13 +191,10 @@ def optimizer(
     errors.UserError: if its arguments or those of a schedule are wrong, or
       they ask for latent weights that the model has not.
   """
-  rate, percent = (
-    call(schedules.REGISTRY, hyper)
-    if isinstance(hyper, config_lib.Named)
-    else hyper
-    for hyper in (settings.learning_rate, settings.shrink_percent)
-  )
-  role = optimizers.role(settings.name)
+  rate = hyper(settings.learning_rate, "optimizer.learning_rate")
+  percent = hyper(settings.shrink_percent, "optimizer.shrink_percent")
+  with _at("optimizer.name"):
+    role = optimizers.role(settings.name)
   method = config_lib.Named(settings.name, settings.kwargs)
   _check_roles(settings, role)
 
@@ -229,7 +257,9 @@ def _check_roles(settings: config_lib.Optimizer, role: str) -> None:
       f"optimizer '{name}' is of all parameters, so optimizer.others has no"
       " meaning; leave it out"
     )
-  if optimizers.role(settings.others.name) != "direction":
+  with _at("optimizer.others.name"):
+    others = optimizers.role(settings.others.name)
+  if others != "direction":
     raise errors.UserError(
       f"optimizer.others is '{settings.others.name}', which is for latent"
       " weights only; set 'adam', 'adamw' or 'sgd'"
@@ -263,7 +293,7 @@ def abstract_model(
     dtype=config.dtype,
     made_for=made_for,
   )
-  return nnx.eval_shape(make), making.example(made_for)
+  return making.abstract(make), making.example(made_for)
 
 
 def sizes(config: config_lib.Config) -> making.Sizes:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import difflib
 import inspect
-from collections.abc import Mapping
+import traceback
+from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
+
+import jax
 
 from jbin import errors, registry, schedules
 from jbin.train import config as config_lib
 
 _PLAIN = {"int": int, "float": (int, float), "bool": bool, "str": str}
-_ITEMS = {"Sequence[int]": int, "Sequence[float]": (int, float)}
+_LISTS = ("Sequence[", "tuple[")
+# What a function raises, traced without arrays, that cannot take its arguments.
+_REFUSALS = (
+  ArithmeticError,
+  AssertionError,
+  AttributeError,
+  LookupError,
+  MemoryError,
+  NotImplementedError,
+  RecursionError,
+  TypeError,
+  ValueError,
+)
 
 
 def call(
@@ -29,18 +47,79 @@ def call(
 
   Raises:
     errors.UserError: for an unknown name, an argument that the member does not
-      take, lacks, or that has the wrong type.
+      take, lacks, or that has the wrong type or value.
   """
   factory = family.get(named.name)
-  kwargs = {key: resolve(item) for key, item in named.kwargs.items()}
+  what = f"{family.family} '{named.name}'"
+  kwargs = resolved(what, named.kwargs)
   takes = inspect.signature(factory).parameters
   for key, item in offered.items():
     if key in takes:
       kwargs.setdefault(key, item)
-  what = f"{family.family} '{named.name}'"
   check_arguments(what, takes, kwargs)
   check_complete(what, takes, kwargs)
-  return factory(**kwargs)
+  with follows(f"{what} cannot be made", named.kwargs):
+    return factory(**kwargs)
+
+
+@contextlib.contextmanager
+def follows(what: str, kwargs: Mapping[str, Any]) -> Generator[None]:
+  """What is computed inside, without arrays, follows from these arguments.
+
+  So does an error, whose message is then about them; the error itself is its
+  cause.
+
+  Args:
+    what: as "model 'vit' cannot be made".
+    kwargs: the arguments, as the config has them.
+
+  Raises:
+    errors.UserError: in place of what a function raises that cannot take them.
+  """
+  try:
+    yield
+  except errors.UserError:
+    raise
+  except _REFUSALS as error:
+    said = " ".join(str(error).split())[:200]
+    raise errors.UserError(
+      f"{what} with {listed(kwargs)}; change one of them:"
+      f" {type(error).__name__} at {_place(error)}: {said}"
+    ) from error
+
+
+def listed(kwargs: Mapping[str, Any]) -> str:
+  """The arguments as they stand in a call, long ones cut off."""
+  texts = {key: repr(value) for key, value in kwargs.items()}
+  said = ", ".join(
+    f"{key}={text if len(text) <= 60 else text[:57] + '...'}"
+    for key, text in texts.items()
+  )
+  return said or "no arguments"
+
+
+def _place(error: BaseException) -> str:
+  """The last line of a traceback that is not of JAX or Flax."""
+  packages = str(Path(jax.__file__).parent.parent)
+  frames = traceback.extract_tb(error.__traceback__)
+  ours = [f for f in frames if not f.filename.startswith((packages, "<"))]
+  frame = (ours or frames)[-1]
+  return f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno}"
+
+
+def resolved(what: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+  """The arguments of a config, each as `resolve` has it.
+
+  Raises:
+    errors.UserError: naming the argument of `what` that is wrong.
+  """
+  found: dict[str, Any] = {}
+  for key, item in kwargs.items():
+    try:
+      found[key] = resolve(item)
+    except errors.UserError as error:
+      raise errors.UserError(f"argument '{key}' of {what}: {error}") from error
+  return found
 
 
 def resolve(item: Any) -> Any:
@@ -59,7 +138,15 @@ def resolve(item: Any) -> Any:
         return call(family, config_lib.Named(item["name"], rest))
     if isinstance(item.get("name"), str):
       known = [*schedules.REGISTRY, *quantizers.REGISTRY]
-      raise errors.UnknownName("schedule or quantizer", item["name"], known)
+      near = difflib.get_close_matches(item["name"], known, n=3, cutoff=0.5)
+      hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else ("see `jbin list schedules` and `jbin list quantizers`")
+      )
+      raise errors.UserError(
+        f"unknown schedule or quantizer {item['name']!r}; {hint}"
+      )
     return {key: resolve(value) for key, value in item.items()}
   if isinstance(item, list | tuple):
     return type(item)(resolve(value) for value in item)
@@ -93,17 +180,51 @@ def check_arguments(
       raise errors.UserError(f"{what} takes no argument '{key}'; {hint}")
     annotation = takes[key].annotation if key in takes else ""
     kind = str(getattr(annotation, "__name__", annotation))
-    wrong = isinstance(value, bool) and kind in ("int", "float")
-    if kind in _ITEMS:
-      wrong = not isinstance(value, list | tuple) or not all(
-        isinstance(item, _ITEMS[kind]) for item in value
-      )
-    elif kind in _PLAIN:
-      wrong = wrong or not isinstance(value, _PLAIN[kind])
-    if wrong:
+    if not any(_fits(value, part) for part in _parts(kind)):
       raise errors.UserError(
         f"argument '{key}' of {what} is {value!r}; it must be of type {kind}"
       )
+
+
+def _parts(kind: str) -> list[str]:
+  """The types of a union; a bar between brackets is no union."""
+  parts, depth = [""], 0
+  for letter in kind:
+    depth += (letter == "[") - (letter == "]")
+    if letter == "|" and not depth:
+      parts.append("")
+    else:
+      parts[-1] += letter
+  return [part.strip() for part in parts]
+
+
+def _fits(value: Any, kind: str) -> bool:
+  """Whether a value may be of a type, by its annotation; if unsure, it may."""
+  if kind in _PLAIN:
+    whole = not isinstance(value, bool) or kind == "bool"
+    return whole and isinstance(value, _PLAIN[kind])
+  if kind == "None":
+    return value is None
+  if kind.endswith("Hyper"):
+    return callable(value) or _fits(value, "float")
+  if kind.startswith("Literal["):
+    return value in ast.literal_eval(kind.removeprefix("Literal"))
+  if kind.startswith(_LISTS):
+    inner = kind.partition("[")[2].removesuffix("]").removesuffix(", ...")
+    items = _items(inner)
+    if not isinstance(value, list | tuple):
+      return False
+    if len(items) == 1:
+      return all(_fits(item, items[0]) for item in value)
+    pairs = zip(value, items, strict=False)
+    return len(value) == len(items) and all(_fits(v, k) for v, k in pairs)
+  return True
+
+
+def _items(kinds: str) -> list[str]:
+  """The types of a tuple; those that are not plain ones stay together."""
+  found = kinds.split(", ")
+  return found if all(kind in _PLAIN for kind in found) else [kinds]
 
 
 def check_complete(

@@ -1,36 +1,46 @@
 """Checkpoints: Orbax behind one small class.
 
 A checkpoint `DIR/<step>/` holds groups of named arrays ("model", "optimizer",
-"loop"; random keys as their words), and JSON: format, step, config, position in
-the data. When it is complete, a seal with the size and checksum of each of its
-files is put beside them, so that damage is seen before it is trusted. Nothing
-is ever unpickled.
+"loop", ...; random keys as their words), and JSON: format, step, config,
+position in the data. When it is complete, a seal with the size and checksum of
+each of its files is put beside them, so that damage is seen before it is
+trusted. What was read is compared with what was saved, array by array, so that
+a checkpoint whose process died before sealing it is no exception. Nothing is
+ever unpickled.
+
+With several processes all share the folder: all write their arrays and read
+them, the first one looks at seals, and all take its decisions.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import shutil
-import zlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
+from jax.experimental import multihost_utils
 
+import jbin
 from jbin import errors
-from jbin.train import sharding
+from jbin.train import processes, quiet, seals, words
 
-FORMAT = 1
-_SEAL = "jbin_seal.json"
+FORMAT = 2
+"""Of what is written. 1 had no digests, nor a checksum of info."""
+READ = (1, 2)
+"""Formats that can be read; `targets` is told which it is."""
 _INFO = "info"
+_SHOWN = 160  # characters of an error
+_SYSTEM = re.compile(r"([^:]+) \[os_error_code")
+# What the system or the device may refuse; all else is a bug and stays one.
+_WORLD = (OSError, ValueError, RuntimeError)
 
-
-class Damaged(errors.UserError):
-  """A checkpoint that cannot be read as it was written."""
+Damaged = seals.Damaged
 
 
 class Checkpoints:
@@ -54,26 +64,26 @@ class Checkpoints:
         written to.
       say: is told of damaged checkpoints, one line each.
     """
+    quiet.hush()
     self._folder = folder.absolute()
     self._writes = keep is not None
     self._say = say
     self._unsealed: int | None = None
+    self._failed = False
     self._manager: ocp.CheckpointManager | None = None
     if self._writes:
       self._folder.mkdir(parents=True, exist_ok=True)
-      options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+      options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        # Of a save that a kill cut short: it takes room.
+        cleanup_tmp_directories=True,
+      )
     else:
       options = ocp.CheckpointManagerOptions(
         read_only=True, create=False, save_interval_steps=0
       )
     if self._folder.is_dir():
-      said = logging.get_verbosity()
-      if not self._writes:  # Orbax warns that it will not write, as it is told
-        logging.set_verbosity(logging.ERROR)
-      try:
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
-      finally:
-        logging.set_verbosity(said)
+      self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   @property
   def latest(self) -> int | None:
@@ -91,46 +101,101 @@ class Checkpoints:
       step: steps done.
       groups: pytrees of arrays by name.
       info: what JSON knows.
+
+    Raises:
+      errors.RunFailed: if this or the last save failed, as for a full disk.
     """
     assert self._manager is not None
     self.wait()
-    words = {name: _to_words(_named(tree)) for name, tree in groups.items()}
-    notes = {"format": FORMAT, "step": step, "arrays": _shapes(words), **info}
-    items: dict[str, Any] = {
-      name: ocp.args.StandardSave(arrays)
-      for name, arrays in words.items()
-      if arrays  # Orbax refuses a group without any
+    arrays = {
+      name: words.to_words(words.named(tree)) for name, tree in groups.items()
     }
-    items[_INFO] = ocp.args.JsonSave(notes)
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    notes = {
+      "format": FORMAT,
+      "jbin": jbin.__version__,
+      "step": step,
+      "arrays": words.shapes(arrays),
+      "digests": {name: seals.digests(x) for name, x in arrays.items()},
+      **info,
+    }
+    items: dict[str, Any] = {
+      name: ocp.args.StandardSave(group)
+      for name, group in arrays.items()
+      if group  # Orbax refuses a group without any
+    }
+    items[_INFO] = ocp.args.JsonSave(seals.signed(notes))
+    try:
+      self._manager.save(step, args=ocp.args.Composite(**items))
+    except _WORLD as error:
+      raise self._not_saved(step, error) from error
     self._unsealed = step
 
   def wait(self) -> None:
-    """Waits until the save under way, if any, is complete, and seals it."""
-    if self._manager is None:
+    """Waits until the save under way, if any, is complete, and seals it.
+
+    Raises:
+      errors.RunFailed: if it failed.
+    """
+    step, self._unsealed = self._unsealed, None
+    if self._manager is None or step is None:
       return
-    self._manager.wait_until_finished()
-    if self._unsealed is not None and jax.process_index() == 0:
-      _seal(self._folder / str(self._unsealed))
-    self._unsealed = None
+    try:
+      self._manager.wait_until_finished()
+      if processes.first():
+        seals.seal(self._folder / str(step))
+    except _WORLD as error:
+      raise self._not_saved(step, error) from error
+
+  def _not_saved(self, step: int, error: Exception) -> Exception:
+    """What to raise when a save failed."""
+    self._failed = True
+    if errors.is_memory(error):
+      return error
+    good = [n for n in self._steps() if seals.is_sealed(self._folder / str(n))]
+    kept = (
+      f"the checkpoint of step {good[-1]} is good"
+      if good
+      else "no checkpoint was there before"
+    )
+    return errors.RunFailed(
+      f"checkpoint {step} could not be saved in {self._folder}"
+      f" ({_line(error)}); {kept}; make room there, and the same command goes"
+      f" on from {'it' if good else 'the start'}"
+    )
 
   def close(self) -> None:
     """Waits for the last save and verifies that it can be read.
 
+    With an error on its way the other processes may not come here, and nobody
+    waits for them.
+
     Raises:
-      Damaged: if it cannot.
+      errors.RunFailed: if it cannot, or the save failed.
     """
     if self._manager is None:
       return
-    last = self._unsealed
+    last, together = self._unsealed, sys.exc_info()[0] is None
     try:
       self.wait()
       if last is not None:
-        _check_seal(self._folder / str(last))
-        self._info(last)
+        self._verify(last, together)
     finally:
-      self._manager.close()
-      self._manager = None
+      manager, self._manager = self._manager, None
+      try:
+        manager.close()
+      except Exception:
+        if not self._failed:  # else it says once more that a save failed
+          raise
+
+  def _verify(self, step: int, together: bool) -> None:
+    said = self._look(step) if processes.first() else None
+    if together:
+      said = processes.agree(said)
+    if said:
+      raise Damaged(
+        f"checkpoint {step} is damaged right after it was saved: {said}; look"
+        " at the disk; the same command goes on from the last good checkpoint"
+      )
 
   # --- Restoring ------------------------------------------------------------
 
@@ -150,11 +215,9 @@ class Checkpoints:
       errors.UserError: if a good one is of another model or format, or all
         are damaged.
     """
-    steps = sorted(self._manager.all_steps() if self._manager else ())
     damaged = []
-    for step in reversed(steps):
+    for step in reversed(processes.agree(self._steps())):
       try:
-        _check_seal(self._folder / str(step))
         info = self._info(step)
         groups = self._groups(step, info, targets(info))
       except Damaged as error:
@@ -170,46 +233,88 @@ class Checkpoints:
       )
     return None
 
-  def _info(self, step: int) -> Mapping[str, Any]:
-    assert self._manager is not None
+  def _steps(self) -> list[int]:
+    return sorted(self._manager.all_steps()) if self._manager else []
+
+  def _look(self, step: int) -> str | None:
+    """What is wrong with the files and the info of a checkpoint."""
+    folder = self._folder / str(step)
     try:
-      args = ocp.args.Composite(**{_INFO: ocp.args.JsonRestore()})
-      info = self._manager.restore(step, args=args)[_INFO]
-    except Exception as error:
-      raise Damaged(_line(error)) from error
-    if info["format"] != FORMAT:
+      seals.check(folder)
+      seals.read(_notes(folder))
+    except Damaged as error:
+      return str(error)
+    return None
+
+  def _info(self, step: int) -> Mapping[str, Any]:
+    """What the checkpoint says of itself, once the first process looked.
+
+    Raises:
+      Damaged: on all processes, if it is.
+      errors.UserError: if it has a format that this version cannot read.
+    """
+    if said := processes.agree(self._look(step) if processes.first() else None):
+      raise Damaged(said)
+    path = _notes(self._folder / str(step))
+    if not path.is_file():  # the first process has just read it
+      raise errors.RunFailed(
+        f"process {jax.process_index()} does not see {path}; all processes need"
+        " the same workdir, on a file system that they share"
+      )
+    info = seals.read(path)
+    if info["format"] not in READ:
       raise errors.UserError(
         f"checkpoint {step} in {self._folder} has format {info['format']}, this"
-        f" jbin reads {FORMAT}; go on with the jbin that wrote it, or start"
-        " anew in another workdir"
+        f" jbin ({jbin.__version__}) reads {' and '.join(map(str, READ))}; go"
+        f" on with the jbin that wrote it ({info.get('jbin', 'unknown')}), or"
+        " start anew in another workdir"
       )
     return info
 
   def _groups(
     self, step: int, info: Mapping[str, Any], targets: Mapping[str, Any]
   ) -> Mapping[str, Any]:
-    assert self._manager is not None
     wanted = {
-      name: {key: _words_of(leaf) for key, leaf in _named(tree).items()}
+      name: {
+        key: words.words_of(leaf) for key, leaf in words.named(tree).items()
+      }
       for name, tree in targets.items()
     }
-    self._check_arrays(step, info["arrays"], _shapes(wanted))
-    args = {
-      name: ocp.args.StandardRestore(arrays)
-      for name, arrays in wanted.items()
-      if arrays
-    }
-    try:
-      read = self._manager.restore(step, args=ocp.args.Composite(**args))
-    except Exception as error:
-      raise Damaged(_line(error)) from error
+    self._check_arrays(step, info["arrays"], words.shapes(wanted))
+    read = self._read(
+      step, {k: arrays for k, arrays in wanted.items() if arrays}
+    )
+    for name, arrays in read.items() if "digests" in info else ():
+      was, now = info["digests"][name], seals.digests(arrays)
+      if differ := [key for key in now if now[key] != was[key]]:
+        raise Damaged(f"the values of '{differ[0]}' are not those saved")
     return {
       name: jax.tree.unflatten(
         jax.tree.structure(tree),
-        [_from_words(read[name][key], x) for key, x in _named(tree).items()],
+        [
+          words.from_words(read[name][key], x)
+          for key, x in words.named(tree).items()
+        ],
       )
       for name, tree in targets.items()
     }
+
+  def _read(self, step: int, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arrays; damage that one process meets is damage for all."""
+    assert self._manager is not None
+    args = {name: ocp.args.StandardRestore(x) for name, x in wanted.items()}
+    if not args:
+      return {}
+    said, read = "", {}
+    try:
+      read = self._manager.restore(step, args=ocp.args.Composite(**args))
+    except Exception as error:
+      if errors.is_memory(error) or isinstance(error, PermissionError):
+        raise
+      said = _line(error)
+    if _any(bool(said)):
+      raise Damaged(said or "another process cannot read it")
+    return {name: read[name] for name in wanted}
 
   def _check_arrays(
     self, step: int, saved: Mapping[str, Any], wanted: Mapping[str, Any]
@@ -231,116 +336,37 @@ class Checkpoints:
     if not (steps and self._writes):
       return
     assert self._manager is not None
-    if jax.process_index() == 0:
+    if processes.first():
       attic = self._folder.with_name(self._folder.name + ".damaged")
       attic.mkdir(exist_ok=True)
       for step in steps:
         shutil.rmtree(attic / str(step), ignore_errors=True)
         shutil.move(self._folder / str(step), attic / str(step))
+    processes.barrier("jbin: damaged checkpoints are aside")
     self._manager.reload()
 
 
+def _notes(folder: Path) -> Path:
+  """Where Orbax puts the JSON of a checkpoint."""
+  return folder / _INFO / "metadata"
+
+
+def _any(flag: bool) -> bool:
+  """Whether it is so on any process."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
+
+
+# --- Errors -------------------------------------------------------------------
+
+
 def _line(error: Exception) -> str:
-  """The first line of an error, short."""
+  """What went wrong, short."""
   text = str(error).strip().split("\n")[0]
-  return f"{type(error).__name__}: {text[:160]}"
-
-
-# --- Names, and random keys as words -----------------------------------------
-
-
-def _named(tree: Any) -> dict[str, Any]:
-  names, leaves = sharding.path_names(tree), jax.tree.leaves(tree)
-  if len(set(names)) != len(names):
-    twice = next(name for name in names if names.count(name) > 1)
-    raise ValueError(f"two arrays of a checkpoint are called {twice!r}")
-  return dict(zip(names, leaves, strict=True))
-
-
-def _shapes(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """As "float32[3, 4]" for each array, by group and name."""
-  return {
-    name: {key: f"{x.dtype}{list(x.shape)}" for key, x in arrays.items()}
-    for name, arrays in groups.items()
-  }
-
-
-def _is_key(leaf: Any) -> bool:
-  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_words(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  return {
-    key: jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    for key, leaf in leaves.items()
-  }
-
-
-def _words_of(leaf: Any) -> Any:
-  """The abstract array that is saved for an abstract array."""
-  if not _is_key(leaf):
-    return leaf
-  words = jax.eval_shape(jax.random.key_data, leaf)
-  return jax.ShapeDtypeStruct(words.shape, words.dtype, sharding=leaf.sharding)
-
-
-def _from_words(words: Any, leaf: Any) -> Any:
-  if not _is_key(leaf):
-    return words
-  kinds: list[Any] = []  # only an abstract call is told the kind of a key
-  jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), leaf)
-  keys = jax.random.wrap_key_data(words, impl=kinds[0])
-  return jax.device_put(keys, leaf.sharding)
-
-
-# --- Seals -------------------------------------------------------------------
-
-
-def _files(folder: Path) -> dict[str, Path]:
-  return {
-    path.relative_to(folder).as_posix(): path
-    for path in sorted(folder.rglob("*"))
-    if path.is_file() and path.name != _SEAL
-  }
-
-
-def _checksum(path: Path) -> list[int]:
-  """[size in bytes, CRC-32]."""
-  size = crc = 0
-  with path.open("rb") as file:
-    while chunk := file.read(2**22):
-      size += len(chunk)
-      crc = zlib.crc32(chunk, crc)
-  return [size, crc]
-
-
-def _seal(folder: Path) -> None:
-  if not folder.is_dir():
-    return
-  sums = {name: _checksum(path) for name, path in _files(folder).items()}
-  draft = folder / (_SEAL + ".draft")
-  draft.write_text(json.dumps(sums))
-  os.replace(draft, folder / _SEAL)
-
-
-def _check_seal(folder: Path) -> None:
-  """Raises `Damaged` if a sealed file is gone or has other contents.
-
-  A checkpoint without a seal was complete when its process died before
-  sealing it; Orbax has committed it, so it is read on trust.
-  """
-  seal = folder / _SEAL
-  if not seal.is_file():
-    return
-  try:
-    sums = json.loads(seal.read_text())
-    for name, want in sums.items():
-      path = folder / name
-      if not path.is_file():
-        raise Damaged(f"{path} is missing")
-      if path.stat().st_size != want[0] or _checksum(path) != want:
-        raise Damaged(f"{path} is not as it was written")
-  except (ValueError, AttributeError, OSError) as error:
-    if isinstance(error, Damaged):
-      raise
-    raise Damaged(f"{seal}: {_line(error)}") from error
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  if said := _SYSTEM.search(text):  # at the end of TensorStore's chain
+    return said[1].strip()
+  cut = text if len(text) <= _SHOWN else f"...{text[-_SHOWN:]}"
+  return f"{type(error).__name__}: {cut}"

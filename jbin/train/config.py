@@ -77,6 +77,34 @@ class Mesh:
   tensor: int = 1
   # Devices along which the features of layers are split, where a model names
   # them (language models do); they share a batch.
+  sequence: int = 1
+  # Devices along which the tokens of a text are split, between the layers of
+  # models that can (transformers on text); they share a batch.
+  gather: str = "packed"
+  # How 1-bit kernels that `fsdp` splits come together: "packed", their signs
+  # as bits; "floats", as they are. The numbers are the same.
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+  """What happens to a step whose numbers are not finite."""
+
+  skip: int = 0
+  # So many such steps of a run are left out, and counted in the metrics; the
+  # next one stops it. 0: the first one does.
+  spike: float = 0.0
+  # A gradient norm of more than so many times its running mean is one of them;
+  # 0: however large, it is taken.
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+  """The steps that JAX's profiler looks at; written to DIR/profile."""
+
+  first: int = 0
+  # The first of them; 0: none.
+  last: int = 0
+  # The last of them; 0: the first alone.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +157,17 @@ class Config:
   # What the float model's parameters start from; rules come after it.
   mesh: Mesh = Mesh()
   # Devices by axis.
+  accumulate: int = 1
+  # Parts of equal size that a batch is computed in, one after another: less
+  # memory, the same gradient. Batch statistics are those of a part.
+  ema: float | Named = 0.0
+  # Decay of an average of the parameters over the steps, which evaluation and
+  # whoever starts from the run take; a number or a schedule. 0: none.
+  guard: Guard = Guard()
+  # Steps that are not finite.
+  residuals: str = "bits"
+  # What binary layers keep for the backward pass: "bits", signs and windows;
+  # "floats", what they were made of. The gradients are the same.
   seed: int = 0
   # Of parameters, dropout, data order and augmentation.
   image_size: int = 0
@@ -153,10 +192,14 @@ class Config:
   # Also write events for TensorBoard (needs the extra `tensorboard`).
   watch: Watch = Watch()
   # Whether watch.jsonl is written: flips, gradients and scales of each layer.
+  profile: Profile = Profile()
+  # Steps to profile.
+  compile_cache: str = ""
+  # A folder where compiled programs are kept for the next start; "": none.
 
 
 # What may differ when a run goes on: it changes nothing that a step computes,
-# but for rounding (mesh), or is a longer run on purpose (steps).
+# but for rounding (mesh, residuals), or is a change on purpose (steps, guard).
 MAY_CHANGE = frozenset(
   {
     "steps",
@@ -169,6 +212,10 @@ MAY_CHANGE = frozenset(
     "workers",
     "tensorboard",
     "watch",
+    "profile",
+    "compile_cache",
+    "residuals",
+    "guard",
   }
 )
 

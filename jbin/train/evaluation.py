@@ -11,15 +11,17 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jbin import data, schedules, shards, tasks, views
+from jbin import data, schedules, tasks, views
 from jbin.train import (
   build,
   config as config_lib,
   making,
   metrics,
+  program,
   restore,
   sharding,
   start,
+  step as step_lib,
 )
 
 # How many steps the host may be ahead of the device.
@@ -40,40 +42,42 @@ def evaluate(config: config_lib.Config, workdir: Path) -> dict[str, Any]:
   batch_size = config.eval_batch_size or config.batch_size
   sharding.check_batch("eval_batch_size", batch_size, mesh)
   source = build.dataset(config)
-  task = build.task(config)
   make = making.maker(
     config.model, config.rules, dtype=config.dtype, made_for=source
   )
-  info, graphdef, model = restore.restore_model(make, workdir, mesh)
+  info, _, model = restore.restore_model(make, workdir, mesh)
   restore.check_same_model(config, info, workdir)
   start.check_vocabulary(info, source.name, source.tokenizer, workdir)
-  teacher = restore.load_teacher(task, source, mesh, config.dtype)
+  teacher = restore.load_teacher(build.task(config), source, mesh, config.dtype)
   put = functools.partial(sharding.put, mesh)
   sums = run(
-    make_step(graphdef, task, teacher, mesh),
+    make_step(program.of(config, source, teacher).on(mesh), mesh),
     model,
     teacher,
-    source.eval(batch_size, jax.process_index(), jax.process_count()),
+    source.eval(batch_size, *sharding.share(mesh, batch_size)),
     put(schedules.progress_at(info["step"], info["config"]["steps"])),
     put,
   )
   return {"step": info["step"], "split": "test", **metrics.means(sums)}
 
 
-def make_step(
-  graphdef: Any, task: tasks.Task, teacher: restore.Teacher, mesh: Mesh
-) -> Callable[..., tasks.Metrics]:
-  """A compiled (model state, teacher state, batch, progress) -> sums."""
+def make_step(train: step_lib.Step, mesh: Mesh) -> Callable[..., tasks.Metrics]:
+  """A compiled (model state, teacher state, batch, progress) -> sums.
+
+  Args:
+    train: a step of training, for its model, task and teacher.
+    mesh: of the devices.
+  """
 
   def eval_step(
     state: Any, teacher_state: Any, batch: Any, progress: Any
   ) -> tasks.Metrics:
-    model = views.evaluation(nnx.merge(graphdef, *state))
-    asked = teacher.model(teacher_state)
-    return task.loss(model, batch, asked, progress)[1]
+    model = views.evaluation(nnx.merge(train.graphdef, *state))
+    asked = train.teacher.model(teacher_state)
+    return train.task.loss(model, batch, asked, progress)[1]
 
   return jax.jit(
-    shards.within(mesh, eval_step), out_shardings=sharding.replicated(mesh)
+    train.within(eval_step), out_shardings=sharding.replicated(mesh)
   )
 
 

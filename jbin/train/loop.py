@@ -1,69 +1,52 @@
 """The training loop, top to bottom.
 
-config -> mesh -> data -> model and optimizer, created sharded -> compiled step
--> evaluation -> checkpoint -> metrics -> report. `run` is the whole way, and
-stopping it at any step and calling it again goes on bit for bit.
+config -> mesh -> data -> program, abstract, then compiled -> model and
+optimizer, created sharded, or restored -> steps -> evaluation -> checkpoint ->
+metrics -> report. `run` is the whole way, and stopping it at any step and
+calling it again goes on bit for bit.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from flax import nnx
-from jax.sharding import Mesh
 
-from jbin import data, optimizers, schedules, shards, tasks
+from jbin import errors, schedules
 from jbin.train import (
   build,
+  caching,
   calibrate,
   checkpoint,
   config as config_lib,
   counting,
+  diagnose,
   evaluation,
+  header,
   interrupt,
-  making,
   metrics,
+  processes,
+  profiling,
+  program as program_lib,
   restore,
   sharding,
+  speed,
   start,
+  step as step_lib,
   watching,
 )
-
-
-class State(NamedTuple):
-  """All that changes from step to step, and so all that is saved."""
-
-  params: nnx.State
-  # What is learned by gradient.
-  rest: nnx.State
-  # Batch statistics, quantizers' statistics, progress, dropout's random keys.
-  opt_state: Any
-  # The optimizer's moments and count.
-  sums: tasks.Metrics
-  # Running (sum, count) of each metric since the last line was written.
-  bad: jax.Array
-  # By metric: the first step after which it was not finite, or -1.
-
-
-class Now(NamedTuple):
-  """What the host tells the device each step."""
-
-  step: Any
-  # int32: steps done after this one.
-  progress: Any
-  # float32: share of training done before this step.
 
 
 def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
@@ -71,8 +54,9 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   Args:
     config: the run.
-    workdir: gets metrics.jsonl, timing.jsonl, config.json, checkpoints/,
-      report/ and, if it is watched, watch.jsonl.
+    workdir: gets config.json, run.jsonl (a line about each start),
+      metrics.jsonl, timing.jsonl, checkpoints/, report/; of a mesh,
+      sharding.txt; if it is watched, watch.jsonl; of a profile, profile/.
 
   Returns:
     The metrics of the last evaluation; empty if SIGTERM stopped the run, in
@@ -81,70 +65,38 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   Raises:
     errors.UserError: if the config makes no run, or the directory holds
       another one.
-    FloatingPointError: if a metric is not finite any more.
+    FloatingPointError: if a step is not finite, and the guard lets none be
+      left out, or no more.
   """
+  build.check(config)
+  caching.keep(config.compile_cache)
+
   # --- Devices ---------------------------------------------------------------
   mesh = sharding.of(config.mesh)
   eval_batch_size = config.eval_batch_size or config.batch_size
-  sharding.check_batch("batch_size", config.batch_size, mesh)
+  sharding.check_batch("batch_size", config.batch_size, mesh, config.accumulate)
   sharding.check_batch("eval_batch_size", eval_batch_size, mesh)
-  first = jax.process_index() == 0
-  process = (jax.process_index(), jax.process_count())
-  everywhere = sharding.replicated(mesh)
+  first = processes.first()
+  put = functools.partial(sharding.put, mesh)
 
   # --- Data ------------------------------------------------------------------
   source = build.dataset(config)
+  share = sharding.share(mesh, config.batch_size)
   batches = iter(
-    source.train(config.batch_size, config.seed, *process, config.workers)
+    source.train(config.batch_size, config.seed, *share, config.workers)
   )
-  examples = source.eval(eval_batch_size, *process)
+  examples = source.eval(
+    eval_batch_size, *sharding.share(mesh, eval_batch_size)
+  )
 
   # --- Model, task and optimizer, still abstract -----------------------------
-  task = build.task(config)
-  make = making.maker(
-    config.model,
-    config.rules,
-    seed=config.seed,
-    dtype=config.dtype,
-    made_for=source,
-  )
-  model = nnx.eval_shape(make)
-  optimizer = build.optimizer(config.optimizer, model)
-  graphdef, params, rest = restore.split(model)
-  teacher = restore.load_teacher(task, source, mesh, config.dtype)
-  measures = metric_names(
-    graphdef, (params, rest), task, teacher, source.features
-  )
-  names = sorted([*measures, "learning_rate"])  # as JAX orders a dict
-  zeros = {name: (np.float32(0), np.float32(0)) for name in names}
-
-  def create(key: jax.Array, values: Mapping[str, Any]) -> State:
-    _, params, rest = restore.split(make(key, values))
-    bad = jnp.full((len(names),), -1, jnp.int32)
-    sums = jax.tree.map(jnp.asarray, zeros)
-    return State(params, rest, optimizer.init(params), sums, bad)
-
-  abstract = State(
-    params,
-    rest,
-    jax.eval_shape(optimizer.init, params),
-    *jax.eval_shape(lambda: create(jax.random.key(0), {})[3:]),
-  )
-  shardings = sharding.intended(abstract, mesh)
-
-  # --- The compiled steps ----------------------------------------------------
-  train_step = make_train_step(
-    graphdef, task, optimizer, teacher, mesh, (shardings, everywhere)
-  )
-  eval_step = evaluation.make_step(graphdef, task, teacher, mesh)
-  put = functools.partial(sharding.put, mesh)
-  watcher = watching.Watcher(
-    config.watch,
-    model,
-    lambda graph, tx, *args: _train_step(graph, task, tx, teacher, *args),
-    optimizer,
-    mesh,
-  )
+  teacher = restore.load_teacher(build.task(config), source, mesh, config.dtype)
+  program = program_lib.of(config, source, teacher)
+  names, abstract = program.names, program.state
+  shardings = program.shardings(mesh)
+  pure = program.on(mesh)
+  eval_step = evaluation.make_step(pure, mesh)
+  watcher = watching.Watcher(config.watch, program.model, pure, mesh)
 
   # --- Checkpoint: go on, or begin -------------------------------------------
   bar = tqdm.tqdm(
@@ -159,71 +111,110 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     workdir / "checkpoints", config.keep, say
   )
 
-  def groups(state: State) -> dict[str, Any]:
-    return {
-      "model": {"params": state.params, "rest": state.rest},
-      "optimizer": state.opt_state,
-      "loop": {"sums": state.sums, "bad": state.bad},
-    }
-
   def targets(info: Mapping[str, Any]) -> dict[str, Any]:
     restore.check_same_run(config, info, workdir, say)
     start.check_vocabulary(info, source.name, source.tokenizer, workdir)
-    return groups(restore.with_shardings(abstract, shardings))
+    wanted = _groups(restore.with_shardings(abstract, shardings))
+    if info["format"] == 1:  # has other running sums, and no guard
+      del wanted["loop"]
+    return wanted
 
   found = checkpoints.restore(targets)
+  step = 0
+  # The key is an argument: seeds share one compiled program.
+  key = put(jax.random.key(config.seed))
+  create = jax.jit(program.create, out_shardings=shardings)
   if found is None:
-    step = 0
-    # The key is an argument: seeds share one compiled program.
-    key = put(jax.random.key(config.seed))
-    written = nnx.eval_shape(make.float)
-    values = start.load(config.start, written, model, source, say)
-    state = jax.jit(create, out_shardings=shardings)(key, put(values))
+    written = nnx.eval_shape(program.make.float)
+    values = start.load(config.start, written, program.model, source, say)
+    state = create(key, put(values))
     sharding.check(state, shardings, "after creation")
-    if calibrate.is_due(model):
-      see = functools.partial(calibrate.seen, graphdef, task, teacher)
+    if calibrate.is_due(program.model):
+      see = functools.partial(
+        calibrate.seen, pure.graphdef, pure.task, pure.teacher
+      )
       see = jax.jit(see, out_shardings=(shardings.params, shardings.rest))
       batch = put(calibrate.peek(batches), split=True)
       held = (state.params, state.rest)
       params, rest = see(held, batch, teacher.state, put(values))
-      state = state._replace(params=params, rest=rest)
+      ema = pure.copied(params)
+      state = state._replace(params=params, rest=rest, ema=ema)
   else:
     info, saved = found
     step = int(info["step"])
-    state = State(
+    loop = saved.get("loop") or jax.tree.map(
+      put, {"sums": step_lib.empty(names), "health": step_lib.well()}
+    )
+    state = step_lib.State(
       saved["model"]["params"],
       saved["model"]["rest"],
       saved["optimizer"],
-      saved["loop"]["sums"],
-      saved["loop"]["bad"],
+      saved.get("ema", ()),
+      loop["sums"],
+      loop["health"],
     )
     sharding.check(state, shardings, f"after restoring step {step}")
     batches.set_state(info["data"])
     say(f"goes on after step {step} of {config.steps}")
 
-  def check_bad() -> None:
-    steps = jax.device_get(state.bad).tolist()
-    bad = dict(zip(names, steps, strict=True))
-    metrics.check_bad(bad, checkpoints.latest)
+  # --- The compiled step -----------------------------------------------------
+  begin = time.perf_counter()
+  due = step < config.steps
+  train_step = cast(Any, program.compile(mesh) if due else None)
+  compiling = time.perf_counter() - begin
+  # Between steps the state is its arrays alone; see `Program.compile`.
+  arrays, asked = program.flat(state), tuple(jax.tree.leaves(teacher.state))
+  del state
+
+  def check_health() -> dict[str, float]:
+    """Raises if the guard ended the run; what it left out, for the metrics."""
+    state = program.whole(arrays)
+    bad, skipped = map(int, jax.device_get(state.health[:2]))
+    if bad < 0:
+      return {"skipped": skipped} if config.guard.skip else {}
+    # The state is that from before the step, whose batch can be had again.
+    batches.set_state(batches.get_state() | {"step": bad - 1})
+    batch = put(next(batches), split=True)
+    progress = schedules.progress_at(bad - 1, config.steps)
+    objective = pure.objective_at(state, progress, teacher.state)
+    limit, mean = config.guard.spike, float(state.health.norm)
+    why = diagnose.why(objective, state.params, batch, spike=limit, norm=mean)
+    raise metrics.not_finite(why, bad, skipped, checkpoints.latest)
 
   def save() -> None:
-    check_bad()
+    check_health()
     info = {
       "config": config_lib.to_mapping(config),
       "data": batches.get_state(),
       "vocabulary": source.tokenizer().digest if source.tokenizer else "",
     }
-    checkpoints.save(step, groups(state), info)
+    checkpoints.save(step, _groups(program.whole(arrays)), info)
 
   # --- Where the numbers go --------------------------------------------------
   writers: list[metrics.Writer] = []
   timing = None
+  clock = speed.Speed(examples=config.batch_size, step=step)
+  traced = (config.profile.first, config.profile.last) if first else (0, 0)
+  trace = profiling.Trace(*traced, workdir / "profile")
   if first:
-    if step < config.steps:  # whoever looks for the page takes a run for over
+    if due:  # whoever looks for the page takes a run for over
       (workdir / "report" / "index.html").unlink(missing_ok=True)
-    (workdir / "config.json").write_text(
-      json.dumps(config_lib.to_mapping(config), indent=2) + "\n"
-    )
+    written = {
+      "config.json": json.dumps(config_lib.to_mapping(config), indent=2)
+    }
+    if mesh.size > 1:
+      written["sharding.txt"] = sharding.table(abstract, shardings)
+    for name, text in written.items():
+      with errors.about(workdir / name):
+        (workdir / name).write_text(text + "\n")
+    if due:
+      about = header.describe(
+        program, mesh, train_step, seconds=compiling, step=step
+      )
+      with errors.about(workdir / "run.jsonl"):
+        header.append(workdir / "run.jsonl", about)
+      say(header.text(about))
+      clock = speed.of(program, mesh, about["cost"]["model_flops"], step)
     writers.append(metrics.JsonLines(workdir / "metrics.jsonl", step))
     timing = metrics.JsonLines(workdir / "timing.jsonl", step)
     watcher.open(workdir, step)
@@ -236,9 +227,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
 
   def evaluate_now() -> dict[str, float]:
     progress = put(schedules.progress_at(step, config.steps))
-    sums = evaluation.run(
-      eval_step, (state.params, state.rest), teacher, examples, progress, put
-    )
+    model = program.whole(arrays).model
+    sums = evaluation.run(eval_step, model, teacher, examples, progress, put)
     values = metrics.means(sums)
     metrics.check_finite("test", values, step)
     write("test", values)
@@ -248,49 +238,66 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   # --- The loop --------------------------------------------------------------
   bar.update(step)
   result: dict[str, float] = {}
-  in_flight: collections.deque[jax.Array] = collections.deque()
-  clock, clock_step = time.perf_counter(), step
+  in_flight: collections.deque[step_lib.Seen] = collections.deque()
+  told = [sharding.stops(mesh, flag) for flag in (False, True)]
+  stopped = False
   saved_at = step
-  try:
+  with contextlib.ExitStack() as closing:
+    # From the last to the first: a save that fails leaves nothing open.
+    closing.push(functools.partial(_close, checkpoints, say))
+    for each in (bar, *writers, *([timing] if timing else [])):
+      closing.callback(each.close)
+    for each in (trace, watcher, batches):
+      closing.callback(each.close)
     with interrupt.Interrupt() as stop:
-      while step < config.steps and not stop.requested:
+      # One of several processes learns from the device that they are to stop:
+      # all of them after the same step.
+      alone = jax.process_count() == 1
+      while step < config.steps and not stopped:
         # Nothing but what `put` names goes to the device, nothing comes back.
         with jax.transfer_guard("disallow"):
-          batch = put(next(batches), split=True)
-          progress = schedules.progress_at(step, config.steps)
-          now = put(Now(np.int32(step + 1), progress))
-          watcher.before(step + 1, state, batch, now, teacher.state)
-          state, loss = train_step(state, batch, now, teacher.state)
+          with clock.waiting("data"):
+            batch = next(batches)
+          batch = put(batch, split=True)
+          now = _now(step, config.steps, put, told[stop.requested])
+          if watcher.is_due(step + 1):
+            state = program.whole(arrays)
+            watcher.look(state, batch, now, teacher.state)
+          trace.before(step + 1)
+          arrays, seen = train_step(arrays, batch, now, asked)
         step += 1
+        trace.after(step, seen)
         watcher.after(step)
         bar.update()
-        in_flight.append(loss)
+        in_flight.append(seen)
         if len(in_flight) > evaluation.AHEAD:
-          in_flight.popleft().block_until_ready()
+          with clock.waiting("device"):
+            stopped = bool(jax.device_get(in_flight.popleft().stop))
+        stopped = stopped or (alone and stop.requested)
         last = step == config.steps
 
         if step % config.log_every == 0 or last:
-          check_bad()
-          values = metrics.means(jax.device_get(state.sums))
+          state = program.whole(arrays)
+          with clock.waiting("device"):
+            values = check_health()
+            values = metrics.means(jax.device_get(state.sums)) | values
           values |= watcher.totals(step, config.log_every)
-          state = state._replace(sums=put(zeros))
+          state = state._replace(sums=put(step_lib.empty(names)))
+          arrays = program.flat(state)
           write("train", values)
           bar.set_postfix_str(_short(values, 3))
-          seconds = time.perf_counter() - clock
           if timing is not None:
-            rate = (step - clock_step) / seconds
-            speed = {"seconds": seconds, "steps_per_second": rate}
-            timing.scalars(step, "train", speed)
+            timing.scalars(step, "train", clock.take(step))
 
         if last or (config.eval_every and step % config.eval_every == 0):
-          result = evaluate_now()
+          with clock.aside():
+            result = evaluate_now()
 
         every = config.checkpoint_every
         if last or (every and step % every == 0):
-          save()
+          with clock.aside():
+            save()
           saved_at = step
-        if step % config.log_every == 0:
-          clock, clock_step = time.perf_counter(), step
 
       if step < config.steps:
         if saved_at != step:
@@ -302,14 +309,8 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
         )
         return {}
       if not result:  # was finished before
-        result = _finished_before(workdir, step) or evaluate_now()
-  finally:
-    checkpoints.close()
-    batches.close()
-    watcher.close()
-    for writer in [*writers, *([timing] if timing else [])]:
-      writer.close()
-    bar.close()
+        result = processes.agree(_finished_before(workdir, step))
+        result = result or evaluate_now()
 
   # --- Report ----------------------------------------------------------------
   if first:
@@ -318,83 +319,47 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   return result
 
 
-# --- The step -----------------------------------------------------------------
-
-
-def make_train_step(
-  graphdef: Any,
-  task: tasks.Task,
-  optimizer: optimizers.Optimizer,
-  teacher: restore.Teacher,
-  mesh: Mesh | None = None,
-  out_shardings: Any = None,
-) -> Any:
-  """A jitted (state, batch, now, teacher state) -> new state and loss."""
-  step = functools.partial(_train_step, graphdef, task, optimizer, teacher)
-  if mesh is not None:
-    step = shards.within(mesh, step)
-  return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
-
-
-def _train_step(
-  graphdef: Any,
-  task: tasks.Task,
-  optimizer: optimizers.Optimizer,
-  teacher: restore.Teacher,
-  state: State,
-  batch: Mapping[str, jax.Array],
-  now: Now,
-  teacher_state: Any,
-) -> tuple[State, jax.Array]:
-  """One step: the new state and the loss."""
-  rest = schedules.set_progress(state.rest, now.progress)
-
-  def objective(params: nnx.State) -> tuple[jax.Array, Any]:
-    # A copy: what is not differentiated would else belong to the outer trace
-    # and could not be updated in this one.
-    model = nnx.merge(graphdef, params, rest, copy=True)
-    asked = teacher.model(teacher_state)
-    loss, measured = task.loss(model, batch, asked, now.progress)
-    return loss, (measured, restore.split(model)[2])
-
-  grad = jax.value_and_grad(objective, has_aux=True)
-  (loss, (measured, rest)), grads = grad(state.params)
-  params, opt_state, rate = optimizer.update(
-    grads, state.opt_state, state.params, now.progress
-  )
-  measured["learning_rate"] = (rate, jnp.ones((), jnp.float32))
-  sums = {
-    name: (total + measured[name][0], count + measured[name][1])
-    for name, (total, count) in state.sums.items()
-  }
-  fine = jnp.stack([jnp.isfinite(measured[name][0]) for name in state.sums])
-  bad = jnp.where((state.bad < 0) & ~fine, now.step, state.bad)
-  return State(params, rest, opt_state, sums, bad), loss
-
-
-def metric_names(
-  graphdef: Any,
-  model: Any,
-  task: tasks.Task,
-  teacher: restore.Teacher,
-  features: Mapping[str, data.Feature],
-) -> list[str]:
-  """What the task will measure, found by an abstract call."""
-  batch = making.batch_of(features, 1)
-
-  def measure(state: Any, teacher_state: Any, batch: Any) -> tasks.Metrics:
-    asked = teacher.model(teacher_state)
-    return task.loss(nnx.merge(graphdef, *state), batch, asked, 0.0)[1]
-
-  return sorted(jax.eval_shape(measure, model, teacher.state, batch))
-
-
 # --- Small parts --------------------------------------------------------------
 
 
 def _say(bar: Any, first: bool, line: str) -> None:
   if first:
     bar.write(line, file=sys.stderr)
+
+
+def _close(
+  checkpoints: checkpoint.Checkpoints,
+  say: Callable[[str], None],
+  kind: Any,
+  error: BaseException | None,
+  trace: Any,
+) -> None:
+  """As the end of a `with`; an error that is on its way is not lost."""
+  del kind, trace
+  try:
+    checkpoints.close()
+  except errors.RunFailed as failed:
+    if error is None:
+      raise
+    say(str(failed))
+
+
+def _groups(state: step_lib.State) -> dict[str, Any]:
+  """What a checkpoint holds, by name."""
+  averages = {"ema": state.ema} if state.ema else {}
+  return {
+    "model": {"params": state.params, "rest": state.rest},
+    "optimizer": state.opt_state,
+    "loop": {"sums": state.sums, "health": state.health},
+    **averages,
+  }
+
+
+def _now(step: int, steps: int, put: Any, told: jax.Array) -> step_lib.Now:
+  """What the device is told before the step that follows `step`."""
+  progress = schedules.progress_at(step, steps)
+  number, progress = put((np.int32(step + 1), progress))
+  return step_lib.Now(number, progress, told)
 
 
 def _short(values: Mapping[str, float], most: int = 9) -> str:

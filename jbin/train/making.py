@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jbin import data, errors, tasks
-from jbin.train import calling, config as config_lib, start
+from jbin.train import calling, config as config_lib, sharding, start
 
 if TYPE_CHECKING:
   from jbin import convert
@@ -116,6 +116,27 @@ class Maker:
     return start.put(self.plan.apply(model, rngs=rngs), values or {})
 
 
+def abstract(make: Maker) -> nnx.Module:
+  """The model that it makes, without arrays.
+
+  Raises:
+    errors.UserError: if its arguments, or those of the rules, make none.
+  """
+  named, what = make.named, f"model '{make.named.name}'"
+  with calling.follows(f"{what} cannot be made", named.kwargs):
+    model = nnx.eval_shape(make)
+  state = nnx.state(model)
+  for name, leaf in zip(
+    sharding.path_names(state), jax.tree.leaves(state), strict=True
+  ):
+    if any(size < 1 for size in leaf.shape):
+      raise errors.UserError(
+        f"{what} has an array {name} of shape {leaf.shape} with"
+        f" {calling.listed(named.kwargs)}; its sizes must be 1 or more"
+      )
+  return model
+
+
 def maker(
   named: config_lib.Named,
   rules: config_lib.Named | None = None,
@@ -152,7 +173,12 @@ def maker(
   if rules is None or rules.name == "none":
     return written
   inputs = () if made_for is None else example(made_for)
-  chosen = plan_of(nnx.eval_shape(written), rules, inputs)
+  model = abstract(written)
+  with calling.follows(
+    f"model '{named.name}' with rules '{rules.name}' cannot be called",
+    {**named.kwargs, **rules.kwargs},
+  ):
+    chosen = plan_of(model, rules, inputs)
   return dataclasses.replace(written, plan=chosen)
 
 
@@ -184,4 +210,5 @@ def plan_of(
   """
   from jbin import convert
 
-  return convert.plan(model, calling.call(convert.REGISTRY, rules), *inputs)
+  chosen = calling.call(convert.REGISTRY, rules)
+  return convert.plan(model, chosen, *inputs)

@@ -33,15 +33,29 @@ class JsonLines:
 
   def __init__(self, path: Path, step: int):
     """Opens a file to go on after `step`; later lines are removed."""
-    _truncate(path, step)
-    self._file = path.open("a", encoding="utf-8")
+    with errors.about(path):
+      _truncate(path, step)
+      # Without a buffer there is nothing left to write when it is closed.
+      self._file = path.open("ab", buffering=0)
+    self._path = path
 
   def scalars(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-    """Writes a line through to the disk, or the bucket that is mounted."""
+    """Writes a line through to the disk, or the bucket that is mounted.
+
+    Raises:
+      errors.RunFailed: if it cannot be written, as on a full disk.
+    """
     line = json.dumps({"step": step, "split": split, **values})
-    self._file.write(line + "\n")
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    left = memoryview((line + "\n").encode())
+    try:
+      while left:
+        left = left[self._file.write(left) :]
+      os.fsync(self._file.fileno())
+    except OSError as error:
+      raise errors.RunFailed(
+        f"{self._path}: {error.strerror}, at the line of step {step}; make room"
+        " there, and the same command goes on from its newest checkpoint"
+      ) from error
 
   def close(self) -> None:
     """Closes the file."""
@@ -81,7 +95,8 @@ def _truncate(path: Path, step: int) -> None:
   if not path.exists():
     return
   kept = []
-  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+  text = path.read_text(encoding="utf-8", errors="replace")
+  for line in text.splitlines(keepends=True):
     found = _step(line)
     if found is None or found > step:
       break
@@ -115,20 +130,23 @@ def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
   return dict(sorted(tasks.summary(found).items(), key=order))
 
 
-def check_bad(bad: Mapping[str, int], good: int | None) -> None:
-  """Raises if a metric of a training step was not finite.
+def not_finite(
+  why: str, step: int, skipped: int, good: int | None
+) -> FloatingPointError:
+  """The error of a run that the guard ended.
 
   Args:
-    bad: by metric, the first step after which it was not, or -1.
+    why: what is wrong with the step.
+    step: that was not taken.
+    skipped: steps that were not, this one among them.
     good: the step of a checkpoint from before, for the message.
-
-  Raises:
-    FloatingPointError: naming the first metric, its step and the cure.
   """
-  wrong = {name: step for name, step in bad.items() if step >= 0}
-  if wrong:
-    name = min(wrong, key=lambda name: (wrong[name], name != "loss"))
-    raise FloatingPointError(_not_finite("train", name, wrong[name], good))
+  before = f" after {skipped - 1} others that were left out" * (skipped > 1)
+  kept = f"; the checkpoint of step {good} is good" if good is not None else ""
+  return FloatingPointError(
+    f"step {step} cannot be taken{before}: {why}{kept}; {_CURES}, or let single"
+    " steps be left out (guard.skip=10)"
+  )
 
 
 def check_finite(split: str, values: Mapping[str, float], step: int) -> None:
@@ -139,13 +157,12 @@ def check_finite(split: str, values: Mapping[str, float], step: int) -> None:
   """
   for name, value in values.items():
     if not math.isfinite(value):
-      raise FloatingPointError(_not_finite(split, name, step, None))
+      raise FloatingPointError(
+        f"the {split} metric '{name}' is not finite at step {step}; {_CURES}"
+      )
 
 
-def _not_finite(split: str, name: str, step: int, good: int | None) -> str:
-  kept = f" the checkpoint of step {good} is good;" if good is not None else ""
-  return (
-    f"the {split} metric '{name}' is not finite at step {step};{kept} lower"
-    " optimizer.learning_rate, clip gradients (optimizer.clip_norm=1.0), or"
-    " compute in float32 (dtype='float32')"
-  )
+_CURES = (
+  "lower optimizer.learning_rate, clip gradients (optimizer.clip_norm=1.0),"
+  " compute in float32 (dtype='float32')"
+)

@@ -136,17 +136,25 @@ def restore_model(
 ) -> tuple[Mapping[str, Any], Any, tuple[nnx.State, nnx.State]]:
   """(info, graphdef, (params, rest)) of a run's newest good checkpoint.
 
+  Parameters are averaged ones, if the run averages them.
+
   Raises:
     errors.UserError: if there is none, or it is of another model.
   """
   graphdef, params, rest = split(nnx.eval_shape(make))
   tree = {"params": params, "rest": rest}
   shardings = sharding.intended(tree, mesh)
-  targets = {"model": with_shardings(tree, shardings)}
+
+  def targets(info: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = {"model": with_shardings(tree, shardings)}
+    if "ema" in info["arrays"]:
+      wanted["ema"] = wanted["model"]["params"]
+    return wanted
+
   say = functools.partial(print, file=sys.stderr)
   checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", say=say)
   try:
-    found = checkpoints.restore(lambda info: targets)
+    found = checkpoints.restore(targets)
   finally:
     checkpoints.close()
   if found is None:
@@ -155,8 +163,10 @@ def restore_model(
       f" --config=... --workdir={workdir}"
     )
   info, groups = found
-  sharding.check(groups["model"], shardings, "after restoring")
-  return info, graphdef, (groups["model"]["params"], groups["model"]["rest"])
+  learned = groups.get("ema", groups["model"]["params"])
+  model = {"params": learned, "rest": groups["model"]["rest"]}
+  sharding.check(model, shardings, "after restoring")
+  return info, graphdef, (model["params"], model["rest"])
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:

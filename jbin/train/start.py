@@ -146,6 +146,7 @@ def of_run(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Mapping[str, Any]]:
   """What the model of a run has learned, and its other state, by path.
 
+  What it has learned is its average over the steps, if the run makes one.
   The third is what the checkpoint says of itself.
 
   Raises:
@@ -158,9 +159,10 @@ def of_run(
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
   def targets(info: Mapping[str, Any]) -> dict[str, Any]:
-    arrays = info["arrays"]["model"]
     return {
-      "model": {key: _abstract(text, here) for key, text in arrays.items()}
+      name: {key: _abstract(text, here) for key, text in arrays.items()}
+      for name, arrays in info["arrays"].items()
+      if name in ("model", "ema")
     }
 
   try:
@@ -177,6 +179,8 @@ def of_run(
   for key, array in jax.device_get(found[1]["model"]).items():
     group, _, path = key.partition(".")  # of params.blocks.0.kernel
     groups[group][path.replace(".", "/")] = array
+  for path, array in jax.device_get(found[1].get("ema", {})).items():
+    groups["params"][path.replace(".", "/")] = array
   return groups["params"], groups["rest"], found[0]
 
 

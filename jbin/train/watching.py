@@ -7,17 +7,25 @@ watching changes no number of a run, and other steps cost what they did.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
 from jbin import nn, optimizers, schedules, watch
-from jbin.train import config as config_lib, metrics, restore, sharding
+from jbin.train import (
+  config as config_lib,
+  metrics,
+  restore,
+  sharding,
+  step as step_lib,
+)
 
 FILE = "watch.jsonl"
 
@@ -41,8 +49,7 @@ class Watcher:
     self,
     settings: config_lib.Watch,
     model: nnx.Module,
-    step: Callable[..., Any],
-    optimizer: optimizers.Optimizer,
+    step: step_lib.Step,
     mesh: Mesh,
   ):
     """Compiles nothing yet; a model without quantizers is not watched.
@@ -50,9 +57,7 @@ class Watcher:
     Args:
       settings: how often, and with what.
       model: the model, abstract.
-      step: (graphdef, optimizer, state, batch, now, teacher's state) -> (new
-        state, loss): the loop's own step, not compiled.
-      optimizer: the run's.
+      step: the loop's own.
       mesh: the run's devices.
     """
     self._model = model
@@ -64,13 +69,18 @@ class Watcher:
     self._last: tuple[int, dict[str, float]] = (0, {})
     self._warned = False
     graph = nnx.graphdef(model)
-    recorder = _Recorder(optimizer)
+    recorder: Any = _Recorder(step.optimizer)
 
     def look(state: Any, batch: Any, now: Any, teacher: Any) -> Any:
       whole = nnx.merge(graph, state.params, state.rest, copy=True)
       seeing, params, rest = restore.split(watch.twin(whole))
+      if step.accumulate > 1:
+        seeing, rest = _with_counters(
+          step, seeing, (params, rest), batch, teacher
+        )
+      looked = dataclasses.replace(step, graphdef=seeing, optimizer=recorder)
       seen = state._replace(params=params, rest=rest)
-      new, _ = step(seeing, recorder, seen, batch, now, teacher)
+      new = looked.advance(seen, batch, now, teacher)
       rest = schedules.set_progress(state.rest, now.progress)
       before = nnx.merge(graph, state.params, rest, copy=True)
       layers = watch.measure(
@@ -78,7 +88,8 @@ class Watcher:
       )
       return layers, watch.shares(new.rest, self._inputs)
 
-    self._look = jax.jit(look, out_shardings=sharding.replicated(mesh))
+    where = sharding.replicated(mesh)
+    self._look = jax.jit(step.within(look), out_shardings=where)
 
   def open(self, workdir: Path, step: int) -> None:
     """Goes on in the file after `step`; without a call nothing is written."""
@@ -91,15 +102,17 @@ class Watcher:
       record = json.loads(lines[-1])
       self._last = (record["step"], watch.total(_weighed(record["layers"])))
 
-  def before(self, step: int, *args: Any) -> None:
-    """Looks at the step to come, if it is to be watched.
+  def is_due(self, step: int) -> bool:
+    """Whether the step that comes as that number is watched."""
+    return bool(self._every) and step % self._every == 0
+
+  def look(self, *args: Any) -> None:
+    """Looks at the step to come.
 
     Args:
-      step: steps done after it.
       *args: what the step will be called with; nothing is donated.
     """
-    if self._every and step % self._every == 0:
-      self._found = self._look(*args)
+    self._found = self._look(*args)
 
   def after(self, step: int) -> None:
     """Writes what was seen, and warns once; call it after the step."""
@@ -143,6 +156,42 @@ class Watcher:
       layer["input_bits"] = widths[name.split("[")[0]]
       layer["input_share"] = _plain(share)
     return found
+
+
+def _with_counters(
+  step: step_lib.Step, graphdef: Any, model: Any, *asked: Any
+) -> tuple[Any, nnx.State]:
+  """The watching model's static part and other state, counters among it.
+
+  Quantizers make their counters in the first call, and the carry of a scan over
+  the parts of a batch cannot grow.
+
+  Args:
+    step: of the run.
+    graphdef: the static part before.
+    model: (parameters, other state).
+    *asked: batch and teacher's state.
+  """
+  after: list[Any] = []
+
+  def call(params: Any, rest: Any, batch: Any, teacher: Any) -> nnx.State:
+    whole = nnx.merge(graphdef, params, rest, copy=True)
+    step.task.loss(whole, batch, step.teacher.model(teacher), 0.0)
+    found, _, rest = restore.split(whole)
+    after.append(found)
+    return rest
+
+  shapes = jax.eval_shape(call, *model, *asked)
+  there = dict(nnx.to_flat_state(model[1]))
+  filled = [
+    (path, there[path] if path in there else jax.tree.map(_zeros, leaf))
+    for path, leaf in nnx.to_flat_state(shapes)
+  ]
+  return after[0], nnx.from_flat_state(filled)
+
+
+def _zeros(x: Any) -> jax.Array:
+  return jnp.zeros(x.shape, x.dtype)
 
 
 def _weighed(layers: Mapping[str, Any]) -> dict[str, Any]:

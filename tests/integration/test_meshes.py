@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jbin.train import checkpoint, loop, sharding
+from jbin import errors
+from jbin.train import checkpoint, loop, program, sharding
 
 MESHES = [(1, 1), (8, 1), (2, 4)]
 
@@ -90,6 +91,64 @@ def test_first_step_of_a_binary_net_agrees(config_on, placed, tmp_path):
   first = [run[0] for run in losses]
   np.testing.assert_allclose(first, first[0], rtol=1e-6)
   assert np.all(np.isfinite(losses))
+
+
+TEXT = {
+  "steps": 3,
+  "batch_size": 8,
+  "length": 16,
+  "log_every": 1,
+  "eval_every": 0,
+  "checkpoint_every": 0,
+  "model": {
+    "name": "llama",
+    "layers": 2,
+    "features": 32,
+    "heads": 2,
+    "mlp_features": 64,
+  },
+  "data": {"name": "text", "tokenizer": "bytes"},
+  "task": "language_model",
+}
+
+
+@pytest.fixture
+def text_on(changed_config):
+  """The config of a small float language model on a mesh."""
+  return lambda changes={}, **mesh: changed_config(
+    **{**TEXT, **changes}, mesh={"data": 1, **mesh}
+  )
+
+
+def test_tokens_are_split_along_sequence(text_on, tmp_path):
+  losses, temporary = {}, {}
+  for sequence in (1, 4):
+    config = text_on({"length": 128}, data=2, sequence=sequence)
+    loop.run(config, tmp_path / str(sequence))
+    losses[sequence] = _losses(tmp_path / str(sequence))
+    memory = program.of(config).compile(sharding.of(config.mesh))
+    temporary[sequence] = memory.memory_analysis().temp_size_in_bytes
+  np.testing.assert_allclose(losses[4], losses[1], rtol=1e-5)
+  assert temporary[4] < 0.5 * temporary[1]
+
+
+@pytest.mark.parametrize(
+  ("changes", "mesh", "message"),
+  [
+    ({}, {"sequence": 3}, "divide texts of 16 tokens; choose a divisor"),
+    (
+      {"model": {"name": "mamba2", "layers": 1, "features": 32}},
+      {"sequence": 2},
+      "'mesh.sequence' is 2, and model 'mamba2' does not split its tokens",
+    ),
+  ],
+)
+def test_tokens_that_cannot_be_split_are_an_error(
+  text_on, changes, mesh, message
+):
+  config = text_on(changes, **mesh)
+  with pytest.raises(errors.UserError, match=message):
+    program.of(config).compile(sharding.of(config.mesh))
 
 
 @pytest.mark.slow

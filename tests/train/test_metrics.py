@@ -52,13 +52,11 @@ def test_correlations_are_in_place_of_their_parts():
 
 
 def test_what_is_not_finite_is_named():
-  metrics.check_bad({"loss": -1, "accuracy": -1}, None)
-  with pytest.raises(
-    FloatingPointError, match="'loss' is not finite at step 7;"
-  ):
-    metrics.check_bad({"accuracy": 9, "loss": 7, "x": 7}, None)
-  with pytest.raises(FloatingPointError, match="checkpoint of step 5 is good"):
-    metrics.check_bad({"loss": 7}, 5)
+  error = metrics.not_finite("the loss is nan", 7, 1, None)
+  assert str(error).startswith("step 7 cannot be taken: the loss is nan; lower")
+  error = metrics.not_finite("the loss is nan", 7, 3, 5)
+  assert "after 2 others that were left out: the loss" in str(error)
+  assert "the checkpoint of step 5 is good" in str(error)
   with pytest.raises(FloatingPointError, match=r"test metric 'loss'.*step 3"):
     metrics.check_finite("test", {"loss": float("inf")}, 3)
 
