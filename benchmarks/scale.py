@@ -100,9 +100,7 @@ def transfers() -> Iterator[str]:
         for gather in ("floats", "packed")
       }
       where = ", ".join(
-        f"{axis} {n}"
-        for axis, n in zip(sharding.AXES, sizes, strict=True)
-        if n > 1
+        f"{axis} {n}" for axis, n in mesh.shape.items() if n > 1
       )
       yield _line([f"{name}, {jnp.dtype(dtype).name}", where, *_sent(found)])
 

@@ -49,7 +49,8 @@ def within(
     function: to be compiled.
     gather: what devices send each other of the 1-bit kernels of layers that
       `fsdp` splits: "packed", their bits, eight to a byte; or "floats", what
-      XLA makes of them. Values and gradients are the same.
+      XLA makes of them. Values and gradients are the same up to the rounding
+      of sums, which may have another order.
 
   Raises:
     errors.UserError: if `gather` is unknown.

@@ -85,7 +85,7 @@ def test_no_parameter_of_bimamba_is_on_every_device(config, argument):
   """fsdp splits all of them and their moments; tensor those of wide layers."""
   step = program.of(config(f"bimamba.py:{argument}"))
   mesh = sharding.make_mesh(1, 4, 2)
-  for tree in (step.state, step.teacher.state):
+  for tree in (step.state, step.step.teacher.state):
     names = sharding.path_names(tree)
     leaves = jax.tree.leaves(tree)
     specs = [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,8 +35,25 @@ def steps(
     return batches.to_iter_dataset(_AHEAD)
   _allow_workers()
   return batches.to_iter_dataset(_IN_WORKER).mp_prefetch(
-    grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+    worker_init_fn=_end_with_parent,
   )
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+  """Lets this worker process end when its parent is killed.
+
+  Else it waits for ever, with its memory and the parent's open files.
+  """
+  del worker, workers
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
+  def watch() -> None:
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def shuffled(positions: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -136,10 +136,12 @@ class Bert(nnx.Module):
     pooler_residual: bool,
     token_activation: Activation,
     padding_id: int | None,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
   ):
     """Makes the network; for the arguments and errors see `bert`."""
+    nn.check_remat(remat)
     table = functools.partial(
       nnx.Embed,
       features=features,
@@ -149,6 +151,7 @@ class Bert(nnx.Module):
     )
     self.max_length = max_length
     self.padding_id = padding_id
+    self.remat: nn.Remat = remat
     self.words = table(vocab_size)
     self.positions = table(max_length)
     self.types = table(2)
@@ -244,7 +247,8 @@ class Bert(nnx.Module):
     if token_mask is not None:
       mask = token_mask[:, None, None, :].astype(bool)
     first = self.embed(tokens, segments)
-    x, seen = nn.scan(self.layers, first, mask, call=_tapped if taps else None)
+    call = _tapped if taps else None
+    x, seen = nn.scan(self.layers, first, mask, call=call, remat=self.remat)
     logits = self.pool(x)
     if self.token_head is None:
       logits = _dropped(self.dropout, logits)
@@ -309,6 +313,7 @@ def bert(
   pooler_residual: bool = False,
   token_activation: Activation = "gelu",
   padding_id: int | None = 0,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
 ) -> Bert:
@@ -339,12 +344,14 @@ def bert(
     token_activation: "gelu" or "relu", in the masked-LM head (BiPFT: "relu").
     padding_id: the word whose lookup gets no gradient, as in PyTorch's
       embeddings; None: all get theirs.
+    remat: "none", "full" or "dots": what the backward pass computes again; see
+      `jbin.nn.scan`.
     dtype: of the computation.
     rngs: for the parameters, and for dropout.
 
   Raises:
     errors.UserError: if heads do not share the features evenly, or the
-      activation is unknown.
+      activation or `remat` is unknown.
   """
   return Bert(
     num_classes,
@@ -361,6 +368,7 @@ def bert(
     pooler_residual=pooler_residual,
     token_activation=token_activation,
     padding_id=padding_id,
+    remat=remat,
     dtype=dtype,
     rngs=rngs,
   )

@@ -106,6 +106,7 @@ class Llama(_decoder.Decoder):
     """Makes the network; for the arguments and errors see `llama`."""
     self.depth, self.head_dim = layers, head_dim
     self.trained_length = max_length  # no limit, as Opt's `max_length` is
+    nn.check_remat(remat)
     self.rope_base, self.remat, self.dtype = rope_base, remat, dtype
 
     def layer(rngs: nnx.Rngs) -> _decoder.Layer:

@@ -77,6 +77,7 @@ class Mamba2(nnx.Module):
   ):
     """Makes the network; for the arguments and errors see `mamba2`."""
     self.depth, self.sizes = layers, sizes
+    nn.check_remat(remat)
     self.remat: nn.Remat = remat
     self.dtype = dtype
     self.words = nn.name_axes(

@@ -73,6 +73,7 @@ class Level(nnx.Module):
     dropout: float,
     attention_dropout: float,
     eps: float,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
   ):
@@ -91,10 +92,12 @@ class Level(nnx.Module):
       dropout: rate, of what each branch gives.
       attention_dropout: rate, of the probabilities.
       eps: of the norms.
+      remat: what the backward pass computes again.
       dtype: of the computation.
       rngs: for the parameters and the draws.
     """
     self.size, self.rates = size, rates
+    self.remat: nn.Remat = remat
     self.merge: Merge | None = nnx.data(None)
     if before is not None:
       self.merge = Merge(before, features, eps=eps, dtype=dtype, rngs=rngs)
@@ -132,7 +135,7 @@ class Level(nnx.Module):
     height = x.shape[1]
     x = _blocks.windows(x, self.size)
     x = x + self.positions[...].astype(x.dtype)
-    x, _ = nn.scan(self.blocks, x, each=self.rates)
+    x, _ = nn.scan(self.blocks, x, each=self.rates, remat=self.remat)
     return _blocks.image(x, height)
 
 
@@ -155,10 +158,12 @@ class Nest(nnx.Module):
     attention_dropout: float,
     drop_path: float,
     eps: float,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
   ):
     """Makes the network; for the arguments and errors see `nest`."""
+    nn.check_remat(remat)
     if not len(features) == len(depths) == len(heads) > 0:
       raise errors.UserError(
         f"nest: features={tuple(features)}, depths={tuple(depths)},"
@@ -194,6 +199,7 @@ class Nest(nnx.Module):
           dropout=dropout,
           attention_dropout=attention_dropout,
           eps=eps,
+          remat=remat,
           dtype=dtype,
           rngs=rngs,
         )
@@ -233,6 +239,7 @@ def nest(
   attention_dropout: float = 0.0,
   drop_path: float = 0.0,
   eps: float = 1e-6,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
 ) -> Nest:
@@ -256,12 +263,14 @@ def nest(
     drop_path: rate at which the last block's branches are dropped for an
       example; it grows from 0, in equal steps over all levels.
     eps: of the norms.
+    remat: "none", "full" or "dots": what the backward pass computes again; see
+      `jbin.nn.scan`.
     dtype: of the computation.
     rngs: for the parameters, and for dropout.
 
   Raises:
-    errors.UserError: if the levels disagree, squares do not fill the image, or
-      heads do not share the features evenly.
+    errors.UserError: if the levels disagree, squares do not fill the image,
+      heads do not share the features evenly, or `remat` is unknown.
 
   Differs from timm's in: padding is that of the checkpoints from JAX, "SAME"
   (theirs of the names that end in "_jx").
@@ -280,6 +289,7 @@ def nest(
     attention_dropout=attention_dropout,
     drop_path=drop_path,
     eps=eps,
+    remat=remat,
     dtype=dtype,
     rngs=rngs,
   )

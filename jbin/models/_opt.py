@@ -57,6 +57,7 @@ class Opt(_decoder.Decoder):
   ):
     """Makes the network; for the arguments and errors see `opt`."""
     self.depth, self.max_length = layers, max_length
+    nn.check_remat(remat)
     self.remat, self.dtype = remat, dtype
     head_dim = _decoder.shared(features, heads)
     norm = functools.partial(_blocks.layer_norm, features, eps, dtype)

@@ -63,6 +63,7 @@ class Stage(nnx.Module):
     reduction: int,
     hashing: _tokens.Hashing | None,
     eps: float,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
   ):
@@ -80,6 +81,7 @@ class Stage(nnx.Module):
       reduction: of the map that keys and values come from.
       hashing: for hash codes; None: softmax.
       eps: of the norms.
+      remat: what the backward pass computes again.
       dtype: of the computation.
       rngs: for the parameters and the draws.
     """
@@ -99,6 +101,7 @@ class Stage(nnx.Module):
       )
 
     self.rates = rates
+    self.remat: nn.Remat = remat
     self.patches = _tokens.strided(
       before, features, patch, stride, patch // 2, dtype, rngs
     )
@@ -110,7 +113,7 @@ class Stage(nnx.Module):
     """(b, H, W, before) to (b, H / stride, W / stride, features)."""
     x = _blocks.conv(self.patches, x)
     x = _blocks.norm(self.patches_norm, x)
-    x, _ = nn.scan(self.blocks, x, each=self.rates)
+    x, _ = nn.scan(self.blocks, x, each=self.rates, remat=self.remat)
     return _blocks.norm(self.norm, x)
 
 
@@ -133,10 +136,12 @@ class PvtV2(nnx.Module):
     in_features: int,
     drop_path: float,
     eps: float,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
   ):
     """Makes the network; for the arguments and errors see `pvt_v2`."""
+    nn.check_remat(remat)
     if attention not in ATTENTIONS:
       raise errors.UnknownName("attention", attention, ATTENTIONS)
     given = {
@@ -170,6 +175,7 @@ class PvtV2(nnx.Module):
           reduction=reductions[i] if attention == "sr" else 1,
           hashing=hashing if attention == "hash" and not last else None,
           eps=eps,
+          remat=remat,
           dtype=dtype,
           rngs=rngs,
         )
@@ -212,6 +218,7 @@ def pvt_v2(
   in_features: int = 3,
   drop_path: float = 0.0,
   eps: float = 1e-6,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
 ) -> PvtV2:
@@ -239,12 +246,14 @@ def pvt_v2(
     drop_path: rate at which the last block's branches are dropped for an
       example; it grows from 0, in equal steps over all stages.
     eps: of the norms.
+    remat: "none", "full" or "dots": what the backward pass computes again; see
+      `jbin.nn.scan`.
     dtype: of the computation.
     rngs: for the parameters, and for dropped branches.
 
   Raises:
     errors.UserError: if the stages disagree, heads do not share the features
-      evenly, or an attention is unknown.
+      evenly, or an attention or `remat` is unknown.
   """
   return PvtV2(
     num_classes,
@@ -260,6 +269,7 @@ def pvt_v2(
     in_features=in_features,
     drop_path=drop_path,
     eps=eps,
+    remat=remat,
     dtype=dtype,
     rngs=rngs,
   )

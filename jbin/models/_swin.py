@@ -38,9 +38,8 @@ def together(height: int, width: int, window: int, shift: int) -> np.ndarray:
   """
 
   def region(size: int) -> np.ndarray:
-    return np.searchsorted(
-      [size - window, size - shift], np.arange(size), "right"
-    )
+    borders = [size - window, size - shift]
+    return np.searchsorted(borders, np.arange(size), "right")
 
   regions = 3 * region(height)[:, None] + region(width)
   rows = regions.reshape(height // window, window, width // window, window)
@@ -176,6 +175,7 @@ class Stage(nnx.Module):
     depth: int,
     merge: bool,
     eps: float,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
     **kwargs: Any,
@@ -189,6 +189,7 @@ class Stage(nnx.Module):
       depth: number of blocks, even.
       merge: whether a merge ends it.
       eps: of the norms.
+      remat: what the backward pass computes again.
       dtype: of the computation.
       rngs: for the parameters and the draws.
       **kwargs: as for `WindowBlock`.
@@ -206,6 +207,7 @@ class Stage(nnx.Module):
       )
 
     self.rates = None if rates is None else rates.reshape(-1, 2)
+    self.remat: nn.Remat = remat
     self.blocks = nn.stack(pair, depth // 2, rngs)
     self.merge: Merge | None = nnx.data(
       Merge(features, eps=eps, dtype=dtype, rngs=rngs) if merge else None
@@ -213,7 +215,7 @@ class Stage(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(b, H, W, features) to that, or to what the merge makes of it."""
-    x, _ = nn.scan(self.blocks, x, each=self.rates)
+    x, _ = nn.scan(self.blocks, x, each=self.rates, remat=self.remat)
     return x if self.merge is None else self.merge(x)
 
 
@@ -237,10 +239,12 @@ class Swin(nnx.Module):
     attention_dropout: float,
     drop_path: float,
     eps: float,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
   ):
     """Makes the network; for the arguments and errors see `swin`."""
+    nn.check_remat(remat)
     if len(depths) != len(heads) or any(n < 2 or n % 2 for n in depths):
       raise errors.UserError(
         f"swin: depths={tuple(depths)}, heads={tuple(heads)}; give as many of"
@@ -275,6 +279,7 @@ class Swin(nnx.Module):
           dropout=dropout,
           attention_dropout=attention_dropout,
           eps=eps,
+          remat=remat,
           dtype=dtype,
           rngs=rngs,
         )
@@ -318,6 +323,7 @@ def swin(
   attention_dropout: float = 0.0,
   drop_path: float = 0.0,
   eps: float = 1e-5,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
 ) -> Swin:
@@ -344,12 +350,14 @@ def swin(
     drop_path: rate at which the last block's branches are dropped for an
       example; it grows from 0, in equal steps over all stages.
     eps: of the norms.
+    remat: "none", "full" or "dots": what the backward pass computes again; see
+      `jbin.nn.scan`.
     dtype: of the computation.
     rngs: for the parameters, and for dropout.
 
   Raises:
-    errors.UserError: if depths are odd or not as many as heads, or heads do
-      not share the features evenly.
+    errors.UserError: if depths are odd or not as many as heads, heads do not
+      share the features evenly, or `remat` is unknown.
   """
   return Swin(
     num_classes,
@@ -366,6 +374,7 @@ def swin(
     attention_dropout=attention_dropout,
     drop_path=drop_path,
     eps=eps,
+    remat=remat,
     dtype=dtype,
     rngs=rngs,
   )

@@ -106,7 +106,6 @@ class Pair(nnx.Module):
     self,
     x: jax.Array,
     rates: jax.Array | None = None,
-    *,
     positions: nnx.Conv | None = None,
   ) -> jax.Array:
     """(b, H, W, features) to the same.
@@ -135,6 +134,7 @@ class Stage(nnx.Module):
     *,
     stride: int,
     depth: int,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
     **kwargs: Any,
@@ -148,6 +148,7 @@ class Stage(nnx.Module):
       rates: (depth,) at which branches are dropped; None: they are not.
       stride: pixels along a side of a patch.
       depth: number of blocks, even.
+      remat: what the backward pass computes again.
       dtype: of the computation.
       rngs: for the parameters and the draws.
       **kwargs: as for `Pair`.
@@ -164,6 +165,7 @@ class Stage(nnx.Module):
       )
 
     self.rates = None if rates is None else rates.reshape(-1, 2)
+    self.remat: nn.Remat = remat
     self.patches = _tokens.strided(
       before, features, stride, stride, 0, dtype, rngs
     )
@@ -181,9 +183,9 @@ class Stage(nnx.Module):
     begun, others = (
       (None, None) if self.rates is None else (self.rates[0], self.rates[1:])
     )
-    x = self.first(x, begun, positions=self.positions)
+    x = nn.run(self.first, x, begun, self.positions, remat=self.remat)
     if self.blocks is not None:
-      x, _ = nn.scan(self.blocks, x, each=others)
+      x, _ = nn.scan(self.blocks, x, each=others, remat=self.remat)
     return x
 
 
@@ -206,10 +208,12 @@ class TwinsSvt(nnx.Module):
     in_features: int,
     drop_path: float,
     eps: float,
+    remat: nn.Remat,
     dtype: Any,
     rngs: nnx.Rngs,
   ):
     """Makes the network; for the arguments and errors see `twins_svt`."""
+    nn.check_remat(remat)
     if attention not in ATTENTIONS:
       raise errors.UnknownName("attention", attention, ATTENTIONS)
     lengths = {len(features), len(heads), len(reductions), len(strides)}
@@ -240,6 +244,7 @@ class TwinsSvt(nnx.Module):
           hashing=hashing if attention == "hash" and not last else None,
           mlp_ratio=mlp_ratio,
           eps=eps,
+          remat=remat,
           dtype=dtype,
           rngs=rngs,
         )
@@ -293,6 +298,7 @@ def twins_svt(
   in_features: int = 3,
   drop_path: float = 0.0,
   eps: float = 1e-6,
+  remat: nn.Remat = "none",
   dtype: Any = jnp.float32,
   rngs: nnx.Rngs,
 ) -> TwinsSvt:
@@ -319,12 +325,14 @@ def twins_svt(
     drop_path: rate at which the last block's branches are dropped for an
       example; it grows from 0, in equal steps over all stages.
     eps: of the norms in blocks and of the last one.
+    remat: "none", "full" or "dots": what the backward pass computes again; see
+      `jbin.nn.scan`.
     dtype: of the computation.
     rngs: for the parameters, and for dropped branches.
 
   Raises:
     errors.UserError: if the stages disagree, heads do not share the features
-      evenly, or an attention is unknown.
+      evenly, or an attention or `remat` is unknown.
   """
   return TwinsSvt(
     num_classes,
@@ -340,6 +348,7 @@ def twins_svt(
     in_features=in_features,
     drop_path=drop_path,
     eps=eps,
+    remat=remat,
     dtype=dtype,
     rngs=rngs,
   )

@@ -224,6 +224,16 @@ def _product(
   xq: Parts | None,
   wq: Parts | None,
 ) -> jax.Array:
+  return _compute(plan, xv, wv, xq, wq)
+
+
+def _compute(
+  plan: _Plan,
+  xv: jax.Array,
+  wv: jax.Array,
+  xq: Parts | None,
+  wq: Parts | None,
+) -> jax.Array:
   geometry = plan.geometry
   operand, total = plan.dtype, None
   if all(side is not None and side.factored for side in plan.sides):
@@ -276,7 +286,9 @@ def _forward(
     jnp.zeros((0, *xv.shape), xv.dtype),
     jnp.zeros((0, *wv.shape), wv.dtype),
   )
-  return _product(plan, xv, wv, xq, wq), kept
+  # Not `_product`: a policy of `jax.checkpoint` looks into no `custom_vjp`, and
+  # could not save what the product gives.
+  return _compute(plan, xv, wv, xq, wq), kept
 
 
 def _restore(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def check(config: config_lib.Config) -> None:
   from jbin import convert, data, models, tasks
 
   optimizer(config.optimizer)
-  hyper(config.ema, "ema")
+  hyper(config.ema, "ema", 1)
   for key, family, named in (
     ("model", models.REGISTRY, config.model),
     ("rules", convert.REGISTRY, config.rules),
@@ -152,16 +153,33 @@ def _regularizer(
   return dict(rest), kwargs
 
 
-def hyper(setting: float | config_lib.Named, key: str) -> schedules.Hyper:
+def hyper(
+  setting: float | config_lib.Named, key: str, most: float = math.inf
+) -> schedules.Hyper:
   """A number, or the schedule that a config names.
 
+  Args:
+    setting: of the config.
+    key: of the config, for messages.
+    most: what a schedule may reach; the least is 0.
+
   Raises:
-    errors.UserError: naming the config key, if its arguments are wrong.
+    errors.UserError: naming the config key, if its arguments are wrong, or a
+      value of it is.
   """
-  if isinstance(setting, config_lib.Named):
-    with _at(key):
-      return call(schedules.REGISTRY, setting)
-  return setting
+  if not isinstance(setting, config_lib.Named):
+    return setting
+  with _at(key):
+    made: Any = call(schedules.REGISTRY, setting)
+    for progress in np.linspace(0, 1, 11, dtype=np.float32):
+      value = float(schedules.value(made, progress))
+      if not 0 <= value <= most:
+        limit = f"from 0 to {most:g}" if most < math.inf else "0 or more"
+        raise errors.UserError(
+          f"schedule '{setting.name}' is {value:.4g} at progress"
+          f" {progress:.2g}; it must be {limit} throughout"
+        )
+  return made
 
 
 @contextlib.contextmanager
@@ -192,7 +210,7 @@ def optimizer(
       they ask for latent weights that the model has not.
   """
   rate = hyper(settings.learning_rate, "optimizer.learning_rate")
-  percent = hyper(settings.shrink_percent, "optimizer.shrink_percent")
+  percent = hyper(settings.shrink_percent, "optimizer.shrink_percent", 50)
   with _at("optimizer.name"):
     role = optimizers.role(settings.name)
   method = config_lib.Named(settings.name, settings.kwargs)

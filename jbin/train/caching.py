@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jbin import errors
 
 
-def keep(folder: str) -> None:
+def keep(folder: str) -> str:
   """Lets JAX keep each program that it compiles from now on in a folder.
 
   It holds for the whole process, and for small programs too. A program is found
@@ -19,14 +19,31 @@ def keep(folder: str) -> None:
   An entry that was cut off when a process was killed is not used: JAX warns
   and compiles; delete the folder to be rid of it.
 
+  Several processes on CPUs keep and load nothing, whatever JAX was told, also
+  by JAX_COMPILATION_CACHE_DIR: a loaded program may take its collectives in
+  another order than its twin in another process, which gloo answers by an
+  abort.
+
   Args:
     folder: of the programs; runs may share it. "": nothing is changed.
+
+  Returns:
+    What to say of it: why nothing is kept; else "".
 
   Raises:
     errors.UserError: if it cannot be made.
   """
+  if jax.process_count() > 1 and jax.default_backend() == "cpu":
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    return (
+      f"compile_cache={folder} is not used: several processes on CPUs cannot"
+      " load compiled programs"
+      if folder
+      else ""
+    )
   if not folder:
-    return
+    return ""
   path = Path(folder).expanduser()
   try:
     path.mkdir(parents=True, exist_ok=True)
@@ -39,3 +56,4 @@ def keep(folder: str) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   jax.config.update("jax_compilation_cache_dir", str(path.absolute()))
   compilation_cache.reset_cache()  # where JAX has taken another one already
+  return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from flax import nnx
 
 from jbin import nn, schedules, tasks, views
@@ -48,11 +49,24 @@ def is_due(model: nnx.Module) -> bool:
   )
 
 
-def peek(batches: Batches) -> Any:
-  """The batch that `batches` will give next; it still will."""
+def first(batches: Batches) -> Any:
+  """The batch that `batches` will give next; it still will.
+
+  Raises:
+    FloatingPointError: if it has values that are not finite.
+  """
   place = batches.get_state()
   batch = next(batches)
   batches.set_state(place)
+  for name, array in batch.items():
+    if np.issubdtype(array.dtype, np.floating):
+      wrong = int((~np.isfinite(array)).sum())
+      if wrong:
+        raise FloatingPointError(
+          f"input '{name}' of the first batch has {wrong} of {array.size}"
+          " values not finite, and quantizers start from them; look at these"
+          " examples, or take another seed"
+        )
   return batch
 
 

@@ -34,6 +34,8 @@ FORMAT = 2
 """Of what is written. 1 had no digests, nor a checksum of info."""
 READ = (1, 2)
 """Formats that can be read; `targets` is told which it is."""
+PATIENCE = 600
+"""Seconds that a save may take, and that its processes wait for one another."""
 _INFO = "info"
 _SHOWN = 160  # characters of an error
 _SYSTEM = re.compile(r"([^:]+) \[os_error_code")
@@ -77,6 +79,7 @@ class Checkpoints:
         max_to_keep=keep,
         # Of a save that a kill cut short: it takes room.
         cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(timeout_secs=PATIENCE),
       )
     else:
       options = ocp.CheckpointManagerOptions(
@@ -157,10 +160,13 @@ class Checkpoints:
       if good
       else "no checkpoint was there before"
     )
+    cure = "make room there"
+    if isinstance(error, TimeoutError):
+      cure = "see that the disk is fast enough and every process writes there"
     return errors.RunFailed(
       f"checkpoint {step} could not be saved in {self._folder}"
-      f" ({_line(error)}); {kept}; make room there, and the same command goes"
-      f" on from {'it' if good else 'the start'}"
+      f" ({_line(error)}); {kept}; {cure}, and the same command goes on from"
+      f" {'it' if good else 'the start'}"
     )
 
   def close(self) -> None:

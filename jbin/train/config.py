@@ -82,7 +82,8 @@ class Mesh:
   # models that can (transformers on text); they share a batch.
   gather: str = "packed"
   # How 1-bit kernels that `fsdp` splits come together: "packed", their signs
-  # as bits; "floats", as they are. The numbers are the same.
+  # as bits; "floats", as they are. The numbers are the same, but for the order
+  # of sums.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +94,8 @@ class Guard:
   # So many such steps of a run are left out, and counted in the metrics; the
   # next one stops it. 0: the first one does.
   spike: float = 0.0
-  # A gradient norm of more than so many times its running mean is one of them;
-  # 0: however large, it is taken.
+  # From the 21st on, a gradient norm of more than so many times its running
+  # mean is one of them; 0: however large, it is taken.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from flax import nnx
 
 from jbin import errors, schedules
 from jbin.train import (
+  alike,
   build,
   caching,
   calibrate,
@@ -36,6 +37,7 @@ from jbin.train import (
   evaluation,
   header,
   interrupt,
+  lock,
   metrics,
   processes,
   profiling,
@@ -68,8 +70,25 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     FloatingPointError: if a step is not finite, and the guard lets none be
       left out, or no more.
   """
+  with contextlib.ExitStack() as closing:
+    stop = closing.enter_context(interrupt.Interrupt())
+    result = _train(config, workdir, stop, closing)
+  if result and processes.first():
+    page = write_report(config, workdir)
+    print(f"report: {page}", file=sys.stderr)
+  return result
+
+
+def _train(
+  config: config_lib.Config,
+  workdir: Path,
+  stop: interrupt.Interrupt,
+  closing: contextlib.ExitStack,
+) -> dict[str, float]:
+  """`run` but for the report; what it opens `closing` closes."""
   build.check(config)
-  caching.keep(config.compile_cache)
+  not_kept = caching.keep(config.compile_cache)
+  alike.check_same(config_lib.to_mapping(config))
 
   # --- Devices ---------------------------------------------------------------
   mesh = sharding.of(config.mesh)
@@ -107,6 +126,11 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   )
   say = functools.partial(_say, bar, first)
   workdir.mkdir(parents=True, exist_ok=True)
+  alike.check_shared(workdir)
+  if not_kept:
+    say(not_kept)
+  if first:
+    closing.enter_context(lock.held(workdir))
   checkpoints = checkpoint.Checkpoints(
     workdir / "checkpoints", config.keep, say
   )
@@ -114,9 +138,14 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   def targets(info: Mapping[str, Any]) -> dict[str, Any]:
     restore.check_same_run(config, info, workdir, say)
     start.check_vocabulary(info, source.name, source.tokenizer, workdir)
-    wanted = _groups(restore.with_shardings(abstract, shardings))
-    if info["format"] == 1:  # has other running sums, and no guard
-      del wanted["loop"]
+    state = restore.with_shardings(abstract, shardings)
+    wanted = _groups(state)
+    if info["format"] == 1:  # has no guard, and does not measure the gradient
+      bad = jax.ShapeDtypeStruct(
+        (len(names) - 1,), np.int32, sharding=sharding.replicated(mesh)
+      )
+      sums = {k: v for k, v in state.sums.items() if k != "gradient_norm"}
+      wanted["loop"] = {"sums": sums, "bad": bad}
     return wanted
 
   found = checkpoints.restore(targets)
@@ -134,7 +163,7 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
         calibrate.seen, pure.graphdef, pure.task, pure.teacher
       )
       see = jax.jit(see, out_shardings=(shardings.params, shardings.rest))
-      batch = put(calibrate.peek(batches), split=True)
+      batch = put(calibrate.first(batches), split=True)
       held = (state.params, state.rest)
       params, rest = see(held, batch, teacher.state, put(values))
       ema = pure.copied(params)
@@ -142,16 +171,17 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   else:
     info, saved = found
     step = int(info["step"])
-    loop = saved.get("loop") or jax.tree.map(
-      put, {"sums": step_lib.empty(names), "health": step_lib.well()}
+    fresh, running = (
+      put((step_lib.empty(names), step_lib.well())),
+      saved["loop"],
     )
     state = step_lib.State(
       saved["model"]["params"],
       saved["model"]["rest"],
       saved["optimizer"],
       saved.get("ema", ()),
-      loop["sums"],
-      loop["health"],
+      fresh[0] | running["sums"],
+      running.get("health", fresh[1]),
     )
     sharding.check(state, shardings, f"after restoring step {step}")
     batches.set_state(info["data"])
@@ -173,7 +203,12 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     if bad < 0:
       return {"skipped": skipped} if config.guard.skip else {}
     # The state is that from before the step, whose batch can be had again.
-    batches.set_state(batches.get_state() | {"step": bad - 1})
+    at = batches.get_state() | {"step": bad - 1}
+    if (checkpoints.latest or 0) < bad - 1:
+      bad_now, left_out = put((np.int32(-1), np.int32(skipped - 1)))
+      health = state.health._replace(bad=bad_now, skipped=left_out)
+      save(state._replace(health=health), bad - 1, at)
+    batches.set_state(at)
     batch = put(next(batches), split=True)
     progress = schedules.progress_at(bad - 1, config.steps)
     objective = pure.objective_at(state, progress, teacher.state)
@@ -181,14 +216,19 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
     why = diagnose.why(objective, state.params, batch, spike=limit, norm=mean)
     raise metrics.not_finite(why, bad, skipped, checkpoints.latest)
 
-  def save() -> None:
-    check_health()
+  def save(
+    state: step_lib.State, at_step: int, data: Mapping[str, Any]
+  ) -> None:
     info = {
       "config": config_lib.to_mapping(config),
-      "data": batches.get_state(),
+      "data": data,
       "vocabulary": source.tokenizer().digest if source.tokenizer else "",
     }
-    checkpoints.save(step, _groups(program.whole(arrays)), info)
+    checkpoints.save(at_step, _groups(state), info)
+
+  def save_now() -> None:
+    check_health()
+    save(program.whole(arrays), step, batches.get_state())
 
   # --- Where the numbers go --------------------------------------------------
   writers: list[metrics.Writer] = []
@@ -226,11 +266,12 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
       writer.scalars(step, split, values)
 
   def evaluate_now() -> dict[str, float]:
+    check_health()
     progress = put(schedules.progress_at(step, config.steps))
     model = program.whole(arrays).model
     sums = evaluation.run(eval_step, model, teacher, examples, progress, put)
     values = metrics.means(sums)
-    metrics.check_finite("test", values, step)
+    metrics.check_finite(values, step, checkpoints.latest, examples)
     write("test", values)
     say(f"step {step}: test {_short(values)}")
     return values
@@ -242,80 +283,77 @@ def run(config: config_lib.Config, workdir: Path) -> dict[str, float]:
   told = [sharding.stops(mesh, flag) for flag in (False, True)]
   stopped = False
   saved_at = step
-  with contextlib.ExitStack() as closing:
-    # From the last to the first: a save that fails leaves nothing open.
-    closing.push(functools.partial(_close, checkpoints, say))
-    for each in (bar, *writers, *([timing] if timing else [])):
-      closing.callback(each.close)
-    for each in (trace, watcher, batches):
-      closing.callback(each.close)
-    with interrupt.Interrupt() as stop:
-      # One of several processes learns from the device that they are to stop:
-      # all of them after the same step.
-      alone = jax.process_count() == 1
-      while step < config.steps and not stopped:
-        # Nothing but what `put` names goes to the device, nothing comes back.
-        with jax.transfer_guard("disallow"):
-          with clock.waiting("data"):
-            batch = next(batches)
-          batch = put(batch, split=True)
-          now = _now(step, config.steps, put, told[stop.requested])
-          if watcher.is_due(step + 1):
-            state = program.whole(arrays)
-            watcher.look(state, batch, now, teacher.state)
-          trace.before(step + 1)
-          arrays, seen = train_step(arrays, batch, now, asked)
-        step += 1
-        trace.after(step, seen)
-        watcher.after(step)
-        bar.update()
-        in_flight.append(seen)
-        if len(in_flight) > evaluation.AHEAD:
-          with clock.waiting("device"):
-            stopped = bool(jax.device_get(in_flight.popleft().stop))
-        stopped = stopped or (alone and stop.requested)
-        last = step == config.steps
+  # Closed from the last to the first: a save that fails leaves nothing open.
+  closing.push(functools.partial(_close, checkpoints, say))
+  for each in (bar, *writers, *([timing] if timing else [])):
+    closing.callback(each.close)
+  for each in (trace, watcher, batches):
+    closing.callback(each.close)
 
-        if step % config.log_every == 0 or last:
-          state = program.whole(arrays)
-          with clock.waiting("device"):
-            values = check_health()
-            values = metrics.means(jax.device_get(state.sums)) | values
-          values |= watcher.totals(step, config.log_every)
-          state = state._replace(sums=put(step_lib.empty(names)))
-          arrays = program.flat(state)
-          write("train", values)
-          bar.set_postfix_str(_short(values, 3))
-          if timing is not None:
-            timing.scalars(step, "train", clock.take(step))
+  def is_due(every: int) -> bool:
+    return step == config.steps or (every > 0 and step % every == 0)
 
-        if last or (config.eval_every and step % config.eval_every == 0):
-          with clock.aside():
-            result = evaluate_now()
+  # A run that was killed between a save and the evaluation of that step.
+  if step and is_due(config.eval_every):
+    result = processes.agree(_evaluation_of(workdir, step)) or evaluate_now()
+  # One of several processes learns from the device that they are to stop: all
+  # of them after the same step.
+  alone = jax.process_count() == 1
+  stopped = alone and stop.requested
+  while step < config.steps and not stopped:
+    # Nothing but what `put` names goes to the device, nothing comes back.
+    with jax.transfer_guard("disallow"):
+      with clock.waiting("data"):
+        batch = next(batches)
+      batch = put(batch, split=True)
+      now = _now(step, config.steps, put, told[stop.requested])
+      if watcher.is_due(step + 1):
+        watcher.look(program.whole(arrays), batch, now, teacher.state)
+      trace.before(step + 1)
+      arrays, seen = train_step(arrays, batch, now, asked)
+    step += 1
+    trace.after(step, seen)
+    watcher.after(step)
+    bar.update()
+    in_flight.append(seen)
+    if len(in_flight) > evaluation.AHEAD:
+      with clock.waiting("device"):
+        stopped = bool(jax.device_get(in_flight.popleft().stop))
+    stopped = stopped or (alone and stop.requested)
 
-        every = config.checkpoint_every
-        if last or (every and step % every == 0):
-          with clock.aside():
-            save()
-          saved_at = step
+    if is_due(config.log_every):
+      with clock.waiting("device"):
+        values = check_health()
+        state = program.whole(arrays)
+        values = metrics.means(jax.device_get(state.sums)) | values
+      values |= watcher.totals(step, config.log_every)
+      state = state._replace(sums=put(step_lib.empty(names)))
+      arrays = program.flat(state)
+      write("train", values)
+      bar.set_postfix_str(_short(values, 3))
+      if timing is not None:
+        timing.scalars(step, "train", clock.take(step))
 
-      if step < config.steps:
-        if saved_at != step:
-          save()
-        checkpoints.wait()
-        say(
-          f"stopped by SIGTERM and saved after step {step} of {config.steps};"
-          " the same command goes on from there"
-        )
-        return {}
-      if not result:  # was finished before
-        result = processes.agree(_finished_before(workdir, step))
-        result = result or evaluate_now()
+    # Before the evaluation, which may be long, or fail.
+    if is_due(config.checkpoint_every):
+      with clock.aside():
+        save_now()
+      saved_at = step
 
-  # --- Report ----------------------------------------------------------------
-  if first:
-    page = write_report(config, workdir)
-    print(f"report: {page}", file=sys.stderr)
+    if is_due(config.eval_every):
+      with clock.aside():
+        result = evaluate_now()
+
+  if step < config.steps:
+    if saved_at != step:
+      save_now()
+    checkpoints.wait()
+    done = f"and saved after step {step}" if step else "before the first step"
+    say(
+      f"stopped by SIGTERM {done} of {config.steps}; the same command goes on"
+      " from there"
+    )
+    return {}
   return result
 
 
@@ -367,8 +405,8 @@ def _short(values: Mapping[str, float], most: int = 9) -> str:
   return ", ".join(parts[:most])
 
 
-def _finished_before(workdir: Path, step: int) -> dict[str, float]:
-  """The evaluation of the last step that metrics.jsonl has already."""
+def _evaluation_of(workdir: Path, step: int) -> dict[str, float]:
+  """The evaluation of a step that metrics.jsonl has already, or nothing."""
   path = workdir / "metrics.jsonl"
   lines = path.read_text().splitlines() if path.exists() else []
   for record in map(json.loads, reversed(lines)):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from jbin import errors, tasks
+import numpy as np
+
+from jbin import data, errors, tasks
 
 
 class Writer(Protocol):
@@ -119,19 +121,22 @@ def _step(line: str) -> int | None:
 def means(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
   """The quotient sum / count of each metric; the loss first, then by name.
 
+  What was measured of nothing is left out.
+
   Correlations and F1 are in place of the means that they follow from; see
   `tasks.summary`.
   """
   found = {
-    name: float(total) / max(float(count), 1.0)
+    name: float(total) / float(count)
     for name, (total, count) in sums.items()
+    if float(count) > 0
   }
   order = lambda item: (item[0] != "loss", item[0])
   return dict(sorted(tasks.summary(found).items(), key=order))
 
 
 def not_finite(
-  why: str, step: int, skipped: int, good: int | None
+  why: str, step: int, skipped: int, saved: int | None
 ) -> FloatingPointError:
   """The error of a run that the guard ended.
 
@@ -139,27 +144,60 @@ def not_finite(
     why: what is wrong with the step.
     step: that was not taken.
     skipped: steps that were not, this one among them.
-    good: the step of a checkpoint from before, for the message.
+    saved: the checkpoint that the run goes on from; None: there is none.
   """
   before = f" after {skipped - 1} others that were left out" * (skipped > 1)
-  kept = f"; the checkpoint of step {good} is good" if good is not None else ""
+  cures = _CURES
+  if why.startswith("input "):
+    cures = "look at that example of the data"
+  elif "guard.spike" in why:
+    cures = "raise guard.spike, clip gradients (optimizer.clip_norm=1.0)"
+  kept = "" if saved is None else f"; the checkpoint of step {saved} is good"
   return FloatingPointError(
-    f"step {step} cannot be taken{before}: {why}{kept}; {_CURES}, or let single"
-    " steps be left out (guard.skip=10)"
+    f"step {step} cannot be taken{before}: {why}{kept}; {cures}, or let single"
+    f" steps be left out (guard.skip={max(10, 2 * skipped)})"
   )
 
 
-def check_finite(split: str, values: Mapping[str, float], step: int) -> None:
-  """Raises if a value is not finite.
+def check_finite(
+  values: Mapping[str, float],
+  step: int,
+  saved: int | None,
+  examples: Iterable[data.Batch],
+) -> None:
+  """Raises if a value of an evaluation is not finite.
+
+  Args:
+    values: by metric.
+    step: steps done.
+    saved: the newest checkpoint, for the message; None: there is none.
+    examples: what was evaluated, which is looked through for the cause.
 
   Raises:
     FloatingPointError: naming the metric, the step and the cure.
   """
   for name, value in values.items():
     if not math.isfinite(value):
-      raise FloatingPointError(
-        f"the {split} metric '{name}' is not finite at step {step}; {_CURES}"
+      kept = (
+        "" if saved is None else f"; the checkpoint of step {saved} is good"
       )
+      raise FloatingPointError(
+        f"the test metric '{name}' is not finite at step {step}:"
+        f" {_why_not(examples)}{kept}"
+      )
+
+
+def _why_not(examples: Iterable[data.Batch]) -> str:
+  for number, batch in enumerate(examples, 1):
+    for name, array in batch.items():
+      if np.issubdtype(array.dtype, np.floating):
+        wrong = int((~np.isfinite(array)).sum())
+        if wrong:
+          return (
+            f"input '{name}' of the evaluation's batch {number} has {wrong} of"
+            f" {array.size} values not finite; look at these examples"
+          )
+  return f"its inputs are finite, so the model is too large in places; {_CURES}"
 
 
 _CURES = (

@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sys
+import textwrap
 import threading
 from collections.abc import Generator
 from typing import Any, NoReturn
@@ -37,7 +38,12 @@ _CALLS = 20
 """Seconds for lines beside a launcher's job, which may do without."""
 _BLOCK = 1024
 """Bytes that `agree` sends at first; longer values need a second sending."""
+_MOST = 600
+"""Characters of an error that the others are told."""
 _FLAGS = "--coordinator=HOST:PORT --processes=N --process=I"
+_OWN = (errors.UserError, errors.RunFailed, FloatingPointError)
+"""Errors with a message of their own, though all processes fail alike."""
+_FAILED = re.compile(r"process \d+ failed")
 _SIGNS = re.compile(r"\bgloo\b|\bnccl|coordination.?service", re.IGNORECASE)
 
 
@@ -80,6 +86,21 @@ def agree(value: Any) -> Any:
       rest[:] = np.frombuffer(text[_BLOCK - 4 :], np.uint8)
     found += _from_first(rest)
   return json.loads(found[:size])
+
+
+def gather(text: str) -> list[str]:
+  """What each process says, by index, on every process.
+
+  Args:
+    text: cut after 1024 bytes.
+  """
+  if jax.process_count() == 1:
+    return [text]
+  block = np.zeros(_BLOCK, np.uint8)
+  said = text.encode()[:_BLOCK]
+  block[: len(said)] = np.frombuffer(said, np.uint8)
+  found = np.asarray(multihost_utils.process_allgather(block))
+  return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in found]
 
 
 def _from_first(block: np.ndarray) -> bytes:
@@ -141,8 +162,13 @@ def start(
   if not coordinator and count is None and index is None:
     _join(initialization_timeout=int(patience))
     return _job.find()
-  if index is None and "JOB_COMPLETION_INDEX" in os.environ:
-    index = int(os.environ["JOB_COMPLETION_INDEX"])
+  if index is None and (said := os.environ.get("JOB_COMPLETION_INDEX")):
+    if not said.isdecimal():
+      raise errors.UserError(
+        f"JOB_COMPLETION_INDEX is {said!r} in the environment; it must be a"
+        " whole number, or unset it and give --process=I"
+      )
+    index = int(said)
   if not coordinator or count is None or index is None:
     given = {"coordinator": coordinator, "processes": count, "process": index}
     missing = [f"--{name}" for name, x in given.items() if x in ("", None)]
@@ -212,10 +238,21 @@ def lost(error: BaseException | None) -> Lost | None:
 
 
 def _goes_on(said: str) -> str:
+  if _FAILED.match(said):  # the cure is its own
+    return f"{said}, and this one ends as well"
   return (
     f"{said}, and this one ends as well; the same command, with as many"
     " processes or another number of them, goes on from the newest checkpoint"
   )
+
+
+def _last_words(error: BaseException, index: int) -> str:
+  """What the others are told of an error of process `index`."""
+  if isinstance(error, KeyboardInterrupt):
+    return f"process {index} is gone (stopped by ^C)"
+  kind = "" if isinstance(error, _OWN) else f"{type(error).__name__}: "
+  text = textwrap.shorten(f"{kind}{error}", _MOST, placeholder=" ...")
+  return f"process {index} failed ({text})"
 
 
 class _Job:
@@ -324,7 +361,7 @@ class _Job:
 
   def fail(self, error: BaseException) -> None:
     """This process ends by an error: its own, or that another one is gone."""
-    own = isinstance(error, errors.UserError | KeyboardInterrupt)
+    own = isinstance(error, (*_OWN, KeyboardInterrupt))
     if lost(error) or (not own and self._news.wait(1)):
       self._news.wait(GRACE)  # its line may have more to say
       self._end()
@@ -332,9 +369,8 @@ class _Job:
     self._code = 2 if isinstance(error, errors.UserError) else 1
     if isinstance(error, KeyboardInterrupt):
       self._code = 130
-    text = " ".join(f"{type(error).__name__}: {error}".split())
     if self._line:
-      self._line.tell(f"process {self._index} failed ({text[:200]})")
+      self._line.tell(_last_words(error, self._index))
     # Threads that wait for other processes must not hold this one up.
     late = threading.Timer(_AT_MOST, os._exit, (self._code,))
     late.daemon = True

@@ -227,7 +227,7 @@ def of(
     build.optimizer(config.optimizer, model),
     _teacher(teacher_model),
     config.accumulate,
-    build.hyper(config.ema, "ema"),
+    build.hyper(config.ema, "ema", 1),
     config.guard.skip,
     config.guard.spike,
   )

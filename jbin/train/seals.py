@@ -151,7 +151,13 @@ def _digest(x: jax.Array) -> jax.Array:
     place += at * jnp.uint32(stride % 2**_WORD)
     stride *= words.shape[axis]
   factor = (place * jnp.uint32(_SPREAD)) << 1 | 1
-  return jnp.sum(words * factor, dtype=jnp.uint32)
+  # Each word is mixed with its place before the sum, in steps that can be
+  # undone: alone, two flips of the highest bit would cancel.
+  mixed = words * factor
+  mixed ^= mixed >> 16
+  mixed *= jnp.uint32(_SPREAD) << 1 | 1
+  mixed ^= mixed >> 15
+  return jnp.sum(mixed * factor, dtype=jnp.uint32)
 
 
 def _words(x: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ from jbin import optimizers, residuals, schedules, shards, tasks
 from jbin.train import restore
 
 _MEAN = 0.99  # decay of the running mean of gradient norms
+_SETTLED = 20  # steps after which that mean is one to compare with
 
 
 class Health(NamedTuple):
@@ -33,7 +34,9 @@ class Health(NamedTuple):
   skipped: Any
   # int32: steps that were not taken.
   norm: Any
-  # float32: running mean of the gradient's norm over steps taken; 0: none yet.
+  # float32: running mean of the gradient's norm.
+  seen: Any
+  # int32: finite norms in it.
 
 
 class State(NamedTuple):
@@ -148,7 +151,7 @@ class Step:
       for name, (total, count) in state.sums.items()
     }
     norm = moved.measured["gradient_norm"][0]
-    fine = self._is_fine(moved, norm, state.health.norm)
+    fine = self.is_fine(state, moved)
     old, health = state.health, self._judge(state.health, fine, norm, now.step)
     taken = fine & (old.bad < 0)
     new = State(moved.params, moved.rest, moved.opt_state, ema, sums, old)
@@ -158,16 +161,28 @@ class Step:
     seen = Seen(moved.loss, jnp.max(now.stop))
     return chosen._replace(health=health), seen
 
-  def _is_fine(
-    self, moved: Moved, norm: jax.Array, usual: jax.Array
-  ) -> jax.Array:
-    """Whether a step may be taken."""
+  def is_fine(self, state: State, moved: Moved) -> jax.Array:
+    """Whether the guard takes what a step makes of a state.
+
+    Metrics and parameters are to be finite, and what was finite of the other
+    state and the optimizer's is to stay so.
+    """
     found = [total for total, _ in moved.measured.values()]
     found += jax.tree.leaves(moved.params)
-    fine = jnp.stack([jnp.all(jnp.isfinite(x)) for x in found]).all()
+    fine = [jnp.all(jnp.isfinite(x)) for x in found]
+    news = jax.tree.leaves((moved.rest, moved.opt_state))
+    olds = jax.tree.leaves((state.rest, state.opt_state))
+    fine += [
+      jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old))
+      for new, old in zip(news, olds, strict=True)
+      if jnp.issubdtype(new.dtype, jnp.inexact)
+    ]
+    whole = jnp.stack(fine).all()
     if self.spike:
-      fine &= ~((usual > 0) & (norm > self.spike * usual))
-    return fine
+      norm, health = moved.measured["gradient_norm"][0], state.health
+      high = norm > self.spike * health.norm
+      whole &= ~((health.seen >= _SETTLED) & high)
+    return whole
 
   def _judge(
     self, old: Health, fine: jax.Array, norm: jax.Array, step: jax.Array
@@ -175,9 +190,16 @@ class Step:
     going = old.bad < 0
     skipped = old.skipped + (going & ~fine)
     bad = jnp.where(going & (skipped > self.skip), step, old.bad)
-    mean = jnp.where(old.norm > 0, _MEAN * old.norm + (1 - _MEAN) * norm, norm)
-    mean = jnp.where(fine & going, mean, old.norm)
-    return Health(bad, skipped.astype(jnp.int32), mean)
+    # A mean of all at first. It follows what is not taken, too, as far as that
+    # may be: else gradients that grow for good would never be taken again.
+    counts = going & (bad < 0) & jnp.isfinite(norm)
+    seen = old.seen + counts
+    rate = jnp.maximum(1 / jnp.maximum(seen, 1), 1 - _MEAN)
+    if self.spike:
+      most = self.spike * old.norm
+      norm = jnp.where(old.seen >= _SETTLED, jnp.minimum(norm, most), norm)
+    mean = jnp.where(counts, old.norm + rate * (norm - old.norm), old.norm)
+    return Health(bad, skipped.astype(jnp.int32), mean, seen.astype(jnp.int32))
 
   def advance(
     self,
@@ -285,7 +307,7 @@ def empty(names: list[str]) -> dict[str, Any]:
 
 def well() -> Health:
   """What the guard knows before the first step, for the host."""
-  return Health(np.int32(-1), np.int32(0), np.float32(0))
+  return Health(np.int32(-1), np.int32(0), np.float32(0), np.int32(0))
 
 
 def within(

@@ -160,6 +160,11 @@ def _steps(config: config_lib.Config) -> None:
       f" {config.batch_size} is no multiple of it; choose a divisor"
     )
   first, last = config.profile.first, config.profile.last
+  if first > config.steps:
+    raise errors.UserError(
+      f"config key 'profile.first' is {first}, and the run has"
+      f" {config.steps} steps; set one of them, or 0 for no profile"
+    )
   if last and not 0 < first <= last:
     raise errors.UserError(
       f"config keys 'profile.first' and 'profile.last' are {first} and {last};"

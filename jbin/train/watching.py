@@ -86,7 +86,11 @@ class Watcher:
       layers = watch.measure(
         before, state.params, new.opt_state, new.params, settings.o
       )
-      return layers, watch.shares(new.rest, self._inputs)
+      # What the guard refuses did not happen. (Of the other state it knows
+      # nothing here: this twin has counters in it.)
+      taken = new._replace(rest=seen.rest, opt_state=seen.opt_state)
+      shares = watch.shares(new.rest, self._inputs)
+      return layers, shares, step.is_fine(seen, taken)
 
     where = sharding.replicated(mesh)
     self._look = jax.jit(step.within(look), out_shardings=where)
@@ -118,9 +122,9 @@ class Watcher:
     """Writes what was seen, and warns once; call it after the step."""
     if self._found is None:
       return
-    layers, inputs = jax.device_get(self._found)
+    layers, inputs, fine = jax.device_get(self._found)
     self._found = None
-    if self._file is None:
+    if self._file is None or not fine:
       return
     lines = self._layers(layers, inputs)
     self._file.scalars(step, "train", {"layers": lines})

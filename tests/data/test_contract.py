@@ -1,6 +1,8 @@
 """What every source must keep. A new source is one row of `ROWS`."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -169,7 +171,12 @@ def joined(shares):
 
 
 def test_every_source_has_a_row():
-  assert set(jbin.data.REGISTRY) == {source for source, _ in ROWS.values()}
+  ours = {  # a test may register sources of its own
+    name
+    for name in jbin.data.REGISTRY
+    if jbin.data.REGISTRY.get(name).__module__.startswith("jbin.")
+  }
+  assert ours == {source for source, _ in ROWS.values()}
 
 
 def test_every_source_says_what_it_is():
@@ -344,3 +351,28 @@ def test_workers_change_nothing(data):
   alone.set_state(state)
   assert_equal(take(alone, 5), expected[4:])
   alone.close()
+
+
+KILLED = """
+import time
+from jbin import data
+batches = iter(data.synthetic((8, 8, 1)).train(8, 0, workers=1))
+next(batches)
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(root):
+  process = subprocess.Popen(
+    [sys.executable, "-c", KILLED],
+    cwd=root,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  )
+  assert process.stdout is not None
+  assert process.stdout.readline() == "ready\n"
+  process.kill()
+  # The pipe has an end only when nobody holds it any more.
+  assert process.communicate(timeout=30)[0] == ""

@@ -16,6 +16,7 @@ import pytest
 
 from jbin.train import lines, loop
 from tests.integration import noted
+from tests.train import saved
 from tests.train.conftest import TINY
 
 STEPS = 40
@@ -32,10 +33,9 @@ BOUND = 60
 class Job:
   """The processes of a job; those that are left are killed at the end."""
 
-  def __init__(self, workdir, root, config=TINY, cache=None, **flags):
+  def __init__(self, workdir, root, config=TINY, **flags):
     self.workdir, self.root, self.config = workdir, root, config
     self.flags = {**FLAGS, "mesh.data": -1, **flags}
-    self.cache = cache
     self.running = []
 
   def start(self, count, devices=1, **environment):
@@ -52,8 +52,6 @@ class Job:
         env={
           **os.environ,
           "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-          "JAX_COMPILATION_CACHE_DIR": str(self.cache),
-          "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
           **environment,
         },
         stdout=subprocess.DEVNULL,
@@ -85,12 +83,11 @@ class Job:
 
 
 @pytest.fixture
-def job(tmp_path, root, tmp_path_factory):
+def job(tmp_path, root):
   made = []
-  cache = tmp_path_factory.getbasetemp() / "programs"
 
   def make(name, **kwargs):
-    made.append(Job(tmp_path / name, root, cache=cache, **kwargs))
+    made.append(Job(tmp_path / name, root, **kwargs))
     return made[-1]
 
   yield make
@@ -145,14 +142,14 @@ def test_two_processes_do_what_one_does(
 
 
 def _kill(job, victim):
-  """SIGKILL to one: the others end with a line each."""
+  """SIGKILL to one: the others end with a line each; what that one said."""
   assert not job.ended(), job.ends()
   job.running[victim].kill()
   begin = time.monotonic()
   codes, said = job.ends(BOUND)
   print(f"ended {time.monotonic() - begin:.1f} s after a SIGKILL")
   assert codes.pop(victim) == -signal.SIGKILL
-  said.pop(victim)
+  last = said.pop(victim)
   assert set(codes) == {1}, said
   for text in said:
     (line,) = [line for line in text.splitlines() if "jbin: error" in line]
@@ -160,20 +157,37 @@ def _kill(job, victim):
     assert "goes on from the newest checkpoint" in line
     assert "Traceback" not in text
     assert "stack trace" not in text
+  return last
+
+
+def _damage_newest(workdir):
+  """Flips bits of the arrays that process 0 wrote; there is an older one."""
+  names = [path.name for path in (workdir / "checkpoints").iterdir()]
+  steps = [int(name) for name in names if name.isdecimal()]
+  assert len(steps) > 1
+  newest = workdir / "checkpoints" / str(max(steps))
+  for path in (newest / "model" / "ocdbt.process_0" / "d").iterdir():
+    saved.flip_file(path)
+  return max(steps)
 
 
 def test_a_job_survives_its_processes(job, tiny_config, tmp_path):
-  one, tried = tmp_path / "one", job("tried")
-  loop.run(tiny_config(**FLAGS), one)
+  flags = {**FLAGS, "checkpoint_every": 5, "accumulate": 2, "ema": 0.9}
+  one, tried = tmp_path / "one", job("tried", **flags)
+  loop.run(tiny_config(**flags), one)
 
   tried.flags["mesh.fsdp"] = 2
-  tried.start(4).wait_for(9)
+  tried.start(4).wait_for(16)
   _kill(tried, 2)
+  damaged = _damage_newest(tried.workdir)
   tried.flags["mesh.fsdp"] = 1
-  tried.start(2, 2).wait_for(16)
-  _kill(tried, 0)  # that coordinates
+  tried.start(2, 2).wait_for(24)
+  said = _kill(tried, 0)  # that coordinates
+  assert f"checkpoint {damaged} is damaged and passed over" in said
+  assert f"goes on after step {damaged - 5} of {STEPS}" in said
+  assert (tried.workdir / "checkpoints.damaged" / str(damaged)).is_dir()
 
-  tried.start(2, 2).wait_for(22)
+  tried.start(2, 2).wait_for(29)
   tried.running[1].terminate()
   codes, said = tried.ends()
   assert codes == [0, 0], said
@@ -183,5 +197,5 @@ def test_a_job_survives_its_processes(job, tiny_config, tmp_path):
   assert at < STEPS
   assert (tried.workdir / "checkpoints" / str(at)).is_dir()
 
-  loop.run(tiny_config(**FLAGS), tried.workdir)
+  loop.run(tiny_config(**flags), tried.workdir)
   np.testing.assert_allclose(losses(tried.workdir), losses(one), rtol=1e-4)

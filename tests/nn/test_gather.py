@@ -66,8 +66,11 @@ def _made(name, pair):
   return nn.Linear(64, 128, rngs=rngs, **slots), (512, 64)
 
 
-def _run(model, shape, sizes, gather):
-  """Gradients and outputs, and what the compiled program sends."""
+def _run(model, shape, sizes, gather, laid=True):
+  """Gradients and outputs, and what the compiled program sends.
+
+  Results lie as their parameters and the batch do if `laid`, else as XLA likes.
+  """
   mesh = sharding.make_mesh(*sizes)
   graph, params, rest = nnx.split(model, nnx.Param, ...)
   x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -84,7 +87,7 @@ def _run(model, shape, sizes, gather):
   x = jax.device_put(x, sharding.batch(mesh))
   step = jax.jit(
     shards.within(mesh, gradient, gather),
-    out_shardings=(places, sharding.batch(mesh)),
+    out_shardings=(places, sharding.batch(mesh)) if laid else None,
   )
   compiled = step.lower(params, x).compile()
   sent = cost.communication(compiled, mesh)
@@ -122,6 +125,23 @@ def test_every_layer_is_the_same_to_the_last_bit(name, kind, sizes):
   got, packed = _run(model, shape, sizes, "packed")
   _equal(got, want)
   assert sum(_gathers(packed)) < sum(_gathers(floats))
+
+
+@pytest.mark.parametrize(
+  ("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2**-6)]
+)
+def test_sums_in_another_order_are_rounded_otherwise(dtype, tolerance):
+  """Where results may lie anywhere, XLA sums floats on other devices."""
+  slots = {"kernel_quantizer": q.sign(), "dtype": dtype}
+  layer = nn.Linear(64, 128, rngs=nnx.Rngs(0), **slots)
+  shape, sizes = (64, 64), (1, 8, 1)
+  want, floats = _run(layer, shape, sizes, "floats", laid=False)
+  got, packed = _run(layer, shape, sizes, "packed", laid=False)
+  assert _gathers(packed) != _gathers(floats)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert a.dtype == b.dtype
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
 
 
 def test_kernels_take_one_bit_each_of_the_mesh():

@@ -3,13 +3,17 @@
 Without them the launcher says so.
 """
 
+import pathlib
 import sys
+import tempfile
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import PartitionSpec as P
 
-from jbin.train import processes, sharding
+from jbin import errors
+from jbin.train import alike, caching, processes, sharding
 
 
 def check_words(index):
@@ -20,6 +24,7 @@ def check_words(index):
     "b": long,
   }
   assert processes.agree(None if index else "") == ""
+  assert processes.gather(f"\u00e9{index}") == ["\u00e90", "\u00e91"]
   processes.barrier("here")
 
 
@@ -49,11 +54,46 @@ def check_arrays(index):
   assert drawn == jax.random.normal(key)
 
 
+def check_cache(index):
+  here = pathlib.Path(tempfile.mkdtemp())
+  jax.config.update("jax_compilation_cache_dir", str(here))  # by someone else
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  assert "compile_cache=x is not used: several" in caching.keep("x")
+  assert caching.keep("") == ""
+  jax.device_get(jax.jit(lambda x: x * 3 + index)(np.ones(5)))
+  assert list(here.iterdir()) == []
+  assert not pathlib.Path("x").exists()
+
+
+def check_alike(index):
+  config = {"a": {"b": [1, 2.5]}, "c": None, "long": "x" * 3000}
+  alike.check_same(config | {"workers": index})
+  with pytest.raises(errors.UserError) as raised:
+    alike.check_same(
+      config | {"a": {"b": [1, 2.5 + index]}, "new": 1} if index else config
+    )
+  assert str(raised.value) == (
+    "config key 'a.b' is [1, 2.5] in process 0 and [1, 3.5] in process 1,"
+    " config key 'new' is absent in process 0 and 1 in process 1; start all"
+    " with the same command, jbin and JAX"
+  )
+  alike.PATIENCE = 0.5
+  mine = pathlib.Path(tempfile.mkdtemp())
+  shared = pathlib.Path(processes.agree(str(mine)))
+  alike.check_shared(shared)
+  with pytest.raises(errors.UserError, match=r"process 1 does not see .* all "):
+    alike.check_shared(mine)
+  processes.barrier("looked")
+  assert list(shared.iterdir()) == []
+
+
 def main(coordinator="", index=None):
   count = 2 if coordinator else None
   with processes.joined(coordinator, count, index and int(index)):
     assert len(jax.devices()) == 4
     check_words(jax.process_index())
+    check_cache(jax.process_index())
+    check_alike(jax.process_index())
     check_arrays(jax.process_index())
   print("well")
 

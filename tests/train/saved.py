@@ -8,8 +8,10 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
 
-from jbin.train import checkpoint, seals, sharding
+from jbin.train import checkpoint, seals, sharding, words
 
 
 def tree(scale=1.0):
@@ -123,13 +125,36 @@ def change_info(folder, change):
 
 
 def as_format_1(folder):
-  """What format 1 had: neither digests nor a checksum of the info."""
-  keep = lambda info: {
-    key: value
-    for key, value in info.items()
-    if key not in ("digests", "checksum", "jbin")
-  }
-  change_info(folder, lambda info: {**keep(info), "format": 1})
+  """What format 1 had: neither digests nor a checksum of the info, no guard."""
+  loop = _loop_of_format_1(folder / "loop")
+
+  def change(info):
+    kept = {
+      key: value
+      for key, value in info.items()
+      if key not in ("digests", "checksum", "jbin")
+    }
+    arrays = {**info["arrays"], "loop": words.shapes({"loop": loop})["loop"]}
+    return {**kept, "format": 1, "arrays": arrays if loop else info["arrays"]}
+
+  change_info(folder, change)
+
+
+def _loop_of_format_1(folder):
+  """Writes it: sums without the gradient's, and `bad` of each of them."""
+  if not folder.is_dir():
+    return {}
+  with ocp.StandardCheckpointer() as saver:
+    read = saver.restore(folder.absolute())
+    loop = {
+      name: array
+      for name, array in read.items()
+      if name.startswith("sums.") and "gradient_norm" not in name
+    }
+    loop["bad"] = np.full(len(loop) // 2, -1, np.int32)
+    shutil.rmtree(folder)
+    saver.save(folder.absolute(), loop)
+  return loop
 
 
 def as_format_9(folder):

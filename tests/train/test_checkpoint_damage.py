@@ -257,3 +257,12 @@ def test_nothing_in_jbin_unpickles(root):
       elif isinstance(node, ast.keyword):
         assert node.arg != "allow_pickle", path
   assert jbin.__file__.startswith(str(root))
+
+
+def test_a_digest_sees_what_is_flipped_in_any_number():
+  x = jax.random.normal(jax.random.key(0), (64, 10))
+  one = x.at[0, 0].set(-x[0, 0])
+  two = one.at[3, 4].set(-x[3, 4])
+  swapped = x.at[0].set(x[1]).at[1].set(x[0])
+  given = (x, -x, one, two, swapped)
+  assert len({seals.digests({"a": each})["a"] for each in given}) == 5

@@ -310,11 +310,11 @@ def test_steps_start_from_the_first_batch(binary_config, tmp_path):
 
 def test_no_example_is_lost(tiny_config):
   batches = _first(tiny_config())
-  peeked = calibrate.peek(batches)
+  peeked = calibrate.first(batches)
   first = next(batches)
   jax.tree.map(np.testing.assert_array_equal, peeked, first)
   assert batches.get_state()["step"] == 1
-  second = calibrate.peek(batches)
+  second = calibrate.first(batches)
   assert (second["label"] != first["label"]).any()
   jax.tree.map(np.testing.assert_array_equal, second, next(batches))
   batches.close()

@@ -1,13 +1,15 @@
 """The loop on a tiny net: it learns, stops, goes on, and refuses."""
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
 import pytest
 
 from jbin import errors
-from jbin.train import evaluation, loop
+from jbin.train import evaluation, lock, loop, program
 
 
 def _lines(workdir):
@@ -90,6 +92,50 @@ def test_stopped_twice_by_sigterm_equals_undisturbed(
   assert (tmp_path / "metrics.jsonl").read_bytes() == (
     finished / "metrics.jsonl"
   ).read_bytes()
+
+
+def test_killed_between_a_save_and_its_evaluation_changes_nothing(
+  finished, changed_config, tmp_path, monkeypatch
+):
+  config = changed_config(checkpoint_every=5)
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluation, "run", _killed)
+    with pytest.raises(KeyboardInterrupt):
+      loop.run(config, tmp_path)
+  assert (tmp_path / "checkpoints" / "10").is_dir()
+  loop.run(config, tmp_path)
+  assert (tmp_path / "metrics.jsonl").read_bytes() == (
+    finished / "metrics.jsonl"
+  ).read_bytes()
+
+
+def _killed(*args):
+  raise KeyboardInterrupt
+
+
+def test_stopped_while_it_compiles(tiny_config, tmp_path, monkeypatch, capsys):
+  compiles = program.Program.compile
+
+  def told(made, mesh):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return compiles(made, mesh)
+
+  monkeypatch.setattr(program.Program, "compile", told)
+  assert loop.run(tiny_config(), tmp_path) == {}
+  said = capsys.readouterr().err
+  assert "stopped by SIGTERM before the first step of 20; the same" in said
+  assert not [*(tmp_path / "checkpoints").iterdir()]
+
+
+def test_two_runs_do_not_share_a_workdir(tiny_config, tmp_path):
+  with (
+    lock.held(tmp_path),
+    pytest.raises(
+      errors.UserError, match=rf"trains in .*process {os.getpid()}"
+    ),
+  ):
+    loop.run(tiny_config(), tmp_path)
+  assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(
@@ -175,9 +221,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
   said = str(caught.value)
   assert said.startswith("step 6 cannot be taken: ")
   assert "layer" in said.split(";")[0]
-  assert "checkpoint of step 4 is good; lower optimizer.lea" in said
+  assert "checkpoint of step 5 is good; lower optimizer.lea" in said
+  # The state before it, too.
   kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
-  assert kept == {"2", "4"}
+  assert kept == {"2", "4", "5"}
 
 
 def test_distillation_learns_from_a_workdir(finished, tiny_config, tmp_path):

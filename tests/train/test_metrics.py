@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from jbin.train import metrics
@@ -36,12 +37,11 @@ def test_going_on_removes_what_came_after(tmp_path, tail):
   assert _steps(path) == []
 
 
-def test_means_put_the_loss_first():
+def test_means_put_the_loss_first_and_nothing_in_place_of_nothing():
   sums = {"a": (6.0, 4.0), "loss": (1.0, 2.0), "empty": (0.0, 0.0)}
   assert list(metrics.means(sums).items()) == [
     ("loss", 0.5),
     ("a", 1.5),
-    ("empty", 0.0),
   ]
 
 
@@ -57,8 +57,28 @@ def test_what_is_not_finite_is_named():
   error = metrics.not_finite("the loss is nan", 7, 3, 5)
   assert "after 2 others that were left out: the loss" in str(error)
   assert "the checkpoint of step 5 is good" in str(error)
-  with pytest.raises(FloatingPointError, match=r"test metric 'loss'.*step 3"):
-    metrics.check_finite("test", {"loss": float("inf")}, 3)
+  assert "lower optimizer.learning_rate" in str(error)
+  error = metrics.not_finite("input 'image' of the batch has 1", 7, 1, 5)
+  assert "look at that example" in str(error)
+  error = metrics.not_finite("the norm is over guard.spike=5", 7, 1, 5)
+  assert "raise guard.spike" in str(error)
+
+
+def test_what_is_not_finite_in_an_evaluation_is_named():
+  fine = {"image": np.zeros((2, 3), np.float32), "label": np.zeros(2, np.int32)}
+  bad = fine | {"image": np.full((2, 3), np.inf, np.float32)}
+  metrics.check_finite({"loss": 1.0}, 3, None, [bad])
+  for examples, saved, said in (
+    (
+      [fine, bad],
+      2,
+      "input 'image' of the evaluation's batch 2 has 6 of 6 val",
+    ),
+    ([fine], None, "not finite at step 3: its inputs are finite"),
+  ):
+    with pytest.raises(FloatingPointError, match=said) as caught:
+      metrics.check_finite({"loss": float("inf")}, 3, saved, examples)
+    assert ("checkpoint of step 2 is good" in str(caught.value)) == bool(saved)
 
 
 def test_tensorboard_writes_events(tmp_path):

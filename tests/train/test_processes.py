@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -11,15 +12,18 @@ import jax
 import pytest
 
 from jbin import __main__, errors
-from jbin.train import lines, processes
+from jbin.train import alike, lines, processes
 from tests.train import joining
 from tests.train.conftest import TINY
 
 
-def test_alone_nothing_is_to_be_done():
+def test_alone_nothing_is_to_be_done(tmp_path):
   assert processes.first()
   assert processes.agree({"a": [1, None]}) == {"a": [1, None]}
+  assert processes.gather("me") == ["me"]
   processes.barrier("here")
+  alike.check_same({})
+  alike.check_shared(tmp_path / "absent")
   with processes.joined("localhost:1", 1, 0):
     assert not jax.distributed.is_initialized()
 
@@ -47,6 +51,9 @@ def test_jobs_that_cannot_be_joined(given, message):
 def test_the_index_of_a_kubernetes_job(monkeypatch):
   monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
   with pytest.raises(errors.UserError, match="--process is 3 of --processes=2"):
+    processes.start("here:1", 2)
+  monkeypatch.setenv("JOB_COMPLETION_INDEX", "abc")
+  with pytest.raises(errors.UserError, match="JOB_COMPLETION_INDEX is 'abc'"):
     processes.start("here:1", 2)
 
 
@@ -174,6 +181,20 @@ def test_errors_of_another_process():
   assert processes.lost(damaged)
   assert processes.lost(errors.UserError("no folder gloo")) is None
   assert processes.lost(ValueError("mine")) is None
+
+
+def test_what_the_others_are_told_of_an_error():
+  long = errors.RunFailed(f"the disk is\nfull {'and so on ' * 99}")
+  said = processes._last_words(long, 3)
+  assert said.startswith("process 3 failed (the disk is full and so on")
+  assert re.search(r" (and|so|on) \.\.\.\)$", said)  # no half word
+  assert 590 < len(said) < 630
+  assert "newest checkpoint" not in processes._goes_on(said)
+  said = processes._last_words(KeyError("x"), 1)
+  assert said == "process 1 failed (KeyError: 'x')"
+  said = processes._last_words(KeyboardInterrupt(), 1)
+  assert said == "process 1 is gone (stopped by ^C)"
+  assert "newest checkpoint" in processes._goes_on(said)
 
 
 @pytest.mark.parametrize("launcher", ["", "slurm"])

@@ -12,34 +12,44 @@ from jbin.train import sharding
 
 
 @pytest.mark.parametrize(
-  ("given", "sizes"),
+  ("given", "sequence", "sizes"),
   [
-    ((1, 1), (1, 1, 1)),
-    ((-1, 1), (8, 1, 1)),
-    ((2, -1), (2, 4, 1)),
-    ((2, 2), (2, 2, 1)),
-    ((1, 4, 2), (1, 4, 2)),
-    ((-1, 2, 2), (2, 2, 2)),
-    ((1, 2, -1), (1, 2, 4)),
+    ((1, 1), 1, (1, 1, 1, 1)),
+    ((-1, 1), 1, (8, 1, 1, 1)),
+    ((2, -1), 1, (2, 4, 1, 1)),
+    ((2, 2), 1, (2, 2, 1, 1)),
+    ((1, 4, 2), 1, (1, 4, 1, 2)),
+    ((-1, 2, 2), 1, (2, 2, 1, 2)),
+    ((1, 2, -1), 1, (1, 2, 1, 4)),
+    ((1, 4), 2, (1, 4, 2, 1)),
+    ((2, 1), -1, (2, 1, 4, 1)),
+    ((-1, 1, 2), 2, (2, 1, 2, 2)),
   ],
 )
-def test_meshes(given, sizes):
-  mesh = sharding.make_mesh(*given)
+def test_meshes(given, sequence, sizes):
+  mesh = sharding.make_mesh(*given, sequence=sequence)
   assert tuple(mesh.shape.values()) == sizes
-  assert mesh.axis_names == ("data", "fsdp", "tensor")
+  assert mesh.axis_names == ("data", "fsdp", "sequence", "tensor")
 
 
 @pytest.mark.parametrize(
-  ("given", "message"),
+  ("given", "sequence", "message"),
   [
-    ((-1, -1), "only one axis"),
-    ((-1, 3), "a mesh axis of 3 does not divide 8 devices"),
-    ((4, 4), "data=4, fsdp=4, tensor=1 needs 16 devices and there are 8"),
+    ((-1, -1), 1, "only one axis"),
+    ((-1, 1), -1, "only one axis"),
+    ((-1, 3), 1, "a mesh axis of 3 does not divide 8 devices"),
+    ((-1, 2), 3, "a mesh axis of 6 does not divide 8 devices"),
+    (
+      (4, 4),
+      1,
+      "data=4, fsdp=4, sequence=1, tensor=1 needs 16 devices and there are 8",
+    ),
+    ((2, 1, 2), 4, "sequence=4, tensor=2 needs 16 devices and there are 8"),
   ],
 )
-def test_meshes_that_cannot_be(given, message):
+def test_meshes_that_cannot_be(given, sequence, message):
   with pytest.raises(errors.UserError, match=message):
-    sharding.make_mesh(*given)
+    sharding.make_mesh(*given, sequence=sequence)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +69,7 @@ def test_meshes_that_cannot_be(given, message):
 def test_rules(shape, spec):
   assert sharding.spec(shape, sharding.make_mesh(2, 4)) == spec
   assert sharding.spec(shape, sharding.make_mesh(8, 1)) == P()
+  assert sharding.spec(shape, sharding.make_mesh(1, 1, sequence=8)) == P()
 
 
 NAMED = [
@@ -112,6 +123,7 @@ def test_batches_that_cannot_be_shared_out():
   with pytest.raises(errors.UserError, match=r"choose 8$"):
     sharding.check_batch("batch_size", 4, mesh)
   sharding.check_batch("batch_size", 4, sharding.make_mesh(1, 4, 2))
+  sharding.check_batch("batch_size", 4, sharding.make_mesh(1, 4, sequence=2))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +144,7 @@ def test_parts_of_a_batch_by_process(rows, parts):
 
 def test_one_process_reads_all():
   assert sharding.share(sharding.make_mesh(2, 2, 2), 16) == (0, 1)
+  assert sharding.share(sharding.make_mesh(2, 2, sequence=2), 16) == (0, 1)
 
 
 @pytest.mark.parametrize("flag", [False, True])
