@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
     return
   if not given["workdir"]:
     raise errors.UserError("train needs --workdir=WORKDIR, or --dry-run")
-  from jbin.train import processes
+  from jbin.train import interrupt, processes
 
-  with contextlib.ExitStack() as job:
+  with interrupt.leaving(), contextlib.ExitStack() as job:
     names = ("distributed", "coordinator", "processes", "process")
     if any(given[name] for name in names):
       count, index = (_number(given, name) for name in names[2:])

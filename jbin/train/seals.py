@@ -133,12 +133,13 @@ def _sum_of(info: Mapping[str, Any]) -> int:
 def digests(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
   """A number for the bits of each array, the same on any mesh.
 
-  sum_i w_i c_i mod 2^32 over its 32-bit words w_i, with odd c_i that differ
-  from place to place: one flipped bit always changes it. It is computed where
-  the array lies.
+  sum_i c_i m(c_i w_i) mod 2^32 over its 32-bit words w_i, with odd c_i that
+  differ from place to place and a mixing m that can be undone: one word that is
+  changed always changes it. It is computed where the array lies.
   """
-  found = jax.device_get({name: _digest(x) for name, x in arrays.items()})
-  return {name: int(value) for name, value in found.items()}
+  # One after another: XLA on CPU has few threads, and sums of several programs
+  # at once, each waiting for all devices, may take them all.
+  return {name: int(jax.device_get(_digest(x))) for name, x in arrays.items()}
 
 
 @jax.jit

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -30,3 +32,23 @@ def test_ctrl_c_stops_at_once():
   with pytest.raises(KeyboardInterrupt), interrupt.Interrupt() as stop:
     os.kill(os.getpid(), signal.SIGINT)
   assert not stop.requested
+
+
+LEAVES = """
+import os, signal
+from jbin.train import interrupt
+with interrupt.leaving():
+  with interrupt.Interrupt() as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.requested
+  os.kill(os.getpid(), signal.SIGTERM)
+raise SystemExit(3)
+"""
+
+
+def test_outside_of_a_run_it_ends_the_process():
+  done = subprocess.run(
+    [sys.executable, "-c", LEAVES], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.startswith("stopped by SIGTERM outside of the steps")
