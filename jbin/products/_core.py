@@ -216,17 +216,6 @@ def _entering(
   return (codes if side.factored else value).astype(dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(
-  plan: _Plan,
-  xv: jax.Array,
-  wv: jax.Array,
-  xq: Parts | None,
-  wq: Parts | None,
-) -> jax.Array:
-  return _compute(plan, xv, wv, xq, wq)
-
-
 def _compute(
   plan: _Plan,
   xv: jax.Array,
@@ -254,6 +243,9 @@ def _compute(
   if scales:
     out = out.astype(jnp.float32) * functools.reduce(jnp.multiply, scales)
   return out.astype(plan.dtype)
+
+
+_product = jax.custom_vjp(_compute, nondiff_argnums=(0,))
 
 
 def _keep(

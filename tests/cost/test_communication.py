@@ -221,8 +221,7 @@ def test_a_configs_step_has_its_transfers(tiny_config):
   report = counting.training_report(config, compiled=True)
   training = report.training
   sent = training.communication
-  sizes = {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 1}
-  assert sent.mesh == sizes
+  assert sent.mesh == {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 1}
   head = 4 * report.parameters["head/kernel"].size
   # The one array that is large enough to be divided is gathered, at least.
   assert sent.by_axis()["fsdp"]["bytes"] >= head
@@ -255,8 +254,8 @@ def test_the_command_makes_the_devices_of_the_mesh():
     check=True,
   )
   table = json.loads(ran.stdout)["training"]
-  sizes = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 1}
-  assert table["communication"]["mesh"] == sizes
+  mesh = table["communication"]["mesh"]
+  assert mesh == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 1}
   assert table["communication"]["by_axis"]
   assert table["memory_check"]["devices"] == 4
 

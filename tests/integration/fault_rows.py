@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -26,6 +24,7 @@ from tests.integration.faults import (
   arguments,
   before_step,
   checked,
+  data_readers,
   gist,
   metrics,
   picture,
@@ -251,23 +250,11 @@ def data_cut(place):
   return Observed(words, said.code, "less than the interval", SAME)
 
 
-def _readers():
-  """The processes that grain started: children of this one that it spawned."""
-  found = []
-  for task in pathlib.Path("/proc/self/task").iterdir():
-    with contextlib.suppress(FileNotFoundError):  # the thread has ended
-      for pid in (task / "children").read_text().split():
-        words = pathlib.Path("/proc", pid, "cmdline").read_text()
-        if "spawn_main" in words:
-          found.append(int(pid))
-  return found
-
-
 def reader_killed(place):
   workdir = place.new()
 
   def kill():
-    readers = _readers()
+    readers = data_readers()
     assert readers
     for pid in readers:
       os.kill(pid, signal.SIGKILL)

@@ -212,3 +212,15 @@ def gist(said, *places):
   said = re.sub(r"(gradient is|running mean,) [\d.e+-]+", r"\1 X", said)
   said = re.sub(r"/\d+/(?=checkpoints|metrics)", "/", said)
   return said.replace("|", "\\|")
+
+
+def data_readers():
+  """The processes that grain started: children of this one that it spawned."""
+  found = []
+  for task in pathlib.Path("/proc/self/task").iterdir():
+    with contextlib.suppress(FileNotFoundError):  # the thread has ended
+      for pid in (task / "children").read_text().split():
+        words = pathlib.Path("/proc", pid, "cmdline").read_text()
+        if "spawn_main" in words:
+          found.append(int(pid))
+  return found
