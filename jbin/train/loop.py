@@ -130,7 +130,7 @@ def _train(
   if not_kept:
     say(not_kept)
   if first:
-    closing.enter_context(lock.held(workdir))
+    closing.enter_context(lock.held(workdir, say))
   checkpoints = checkpoint.Checkpoints(
     workdir / "checkpoints", config.keep, say
   )

@@ -129,7 +129,7 @@ def test_stopped_while_it_compiles(tiny_config, tmp_path, monkeypatch, capsys):
 
 def test_two_runs_do_not_share_a_workdir(tiny_config, tmp_path):
   with (
-    lock.held(tmp_path),
+    lock.held(tmp_path, print),
     pytest.raises(
       errors.UserError, match=rf"trains in .*process {os.getpid()}"
     ),
