@@ -23,6 +23,7 @@ import numpy as np
 from jbin import data
 from jbin.cli import _flags
 from jbin.train import (
+  build,
   config as config_lib,
   evaluation,
   loop,
@@ -171,8 +172,6 @@ def _in_the_loop(config: config_lib.Config) -> tuple[float, float]:
 
 def _alone(config: config_lib.Config) -> Any:
   """Two functions that give seconds: of a step, and of a call for nothing."""
-  from jbin.train import build
-
   source: data.Dataset = build.dataset(config)
   made = program.of(config, source)
   mesh = sharding.of(config.mesh)

@@ -6,6 +6,7 @@ inherit it.
 
 import os
 import pathlib
+import signal
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _DEVICES = "--xla_force_host_platform_device_count=8"
@@ -16,13 +17,22 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
   flags = os.environ.get("XLA_FLAGS", "")
   os.environ["XLA_FLAGS"] = f"{flags} {_DEVICES}".strip()
 
+# A shell that starts the tests in the background has ^C ignored, in children
+# as well, and some tests press it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiling is most of the time that the tests take, so what took long is kept
-# between runs. In this process only: a test may kill its children at any
-# moment, and half an entry would stay. `make clean` empties it.
+# Compiling is most of the time that the tests take: LLVM takes less trouble, in
+# this process only; children compile as users do, and so does all with
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the environment.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+  jax.config.update("jax_disable_most_optimizations", True)
+# What took long is kept between runs, in this process only: a test may kill its
+# children at any moment, and half an entry would stay. `make clean` empties it.
 # Workers of pytest-xdist each have their own.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _cache = _ROOT / ".cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jbin import optimizers, residuals, schedules, shards, tasks
+from jbin import nn, optimizers, residuals, schedules, shards, tasks
 from jbin.train import restore
 
 _MEAN = 0.99  # decay of the running mean of gradient norms
@@ -155,9 +155,7 @@ class Step:
     old, health = state.health, self._judge(state.health, fine, norm, now.step)
     taken = fine & (old.bad < 0)
     new = State(moved.params, moved.rest, moved.opt_state, ema, sums, old)
-    chosen = jax.tree.map(
-      lambda new, old: jnp.where(taken, new, old), new, state
-    )
+    chosen = jax.lax.cond(taken, lambda n, o: n, lambda n, o: o, new, state)
     seen = Seen(moved.loss, jnp.max(now.stop))
     return chosen._replace(health=health), seen
 
@@ -167,17 +165,18 @@ class Step:
     Metrics and parameters are to be finite, and what was finite of the other
     state and the optimizer's is to stay so.
     """
-    found = [total for total, _ in moved.measured.values()]
-    found += jax.tree.leaves(moved.params)
-    fine = [jnp.all(jnp.isfinite(x)) for x in found]
-    news = jax.tree.leaves((moved.rest, moved.opt_state))
-    olds = jax.tree.leaves((state.rest, state.opt_state))
-    fine += [
-      jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old))
-      for new, old in zip(news, olds, strict=True)
+    totals = [total for total, _ in moved.measured.values()]
+    found = [
+      (jnp.isfinite(x), names) for x, names in _named((totals, moved.params))
+    ]
+    news = _named((moved.rest, moved.opt_state))
+    olds = _named((state.rest, state.opt_state))
+    found += [
+      (jnp.isfinite(new) | ~jnp.isfinite(old), names)
+      for (new, names), (old, _) in zip(news, olds, strict=True)
       if jnp.issubdtype(new.dtype, jnp.inexact)
     ]
-    whole = jnp.stack(fine).all()
+    whole = _all(found)
     if self.spike:
       norm, health = moved.measured["gradient_norm"][0], state.health
       high = norm > self.spike * health.norm
@@ -294,6 +293,27 @@ def _in_parts(
   count = jnp.maximum(sums["loss"][1], 1.0)
   grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
   return (total / count, (sums, rest)), grads
+
+
+def _named(tree: Any) -> list[tuple[Any, Any]]:
+  """Arrays, each with the names of its axes, or None."""
+  nodes = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
+  return [
+    (x, nn.axis_names(node)) for node in nodes for x in jax.tree.leaves(node)
+  ]
+
+
+def _all(found: Iterable[tuple[jax.Array, Any]]) -> jax.Array:
+  """Whether all is true in these arrays, which come with names of axes.
+
+  Those of one shape and names lie on the mesh alike and are one reduction: XLA
+  on CPU compiles each by itself, hundreds of them for longer than the model.
+  """
+  groups: dict[Any, jax.Array] = {}
+  for x, names in found:
+    key = (x.shape, names)
+    groups[key] = groups[key] & x if key in groups else x
+  return jnp.stack([x.all() for x in groups.values()]).all()
 
 
 def _alike(x: jax.Array, old: jax.Array) -> jax.Array:
