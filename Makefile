@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
-# Of the quick tests; each takes up to 6 GB, mostly compiled programs.
+# Of the tests; each takes up to 6 GB, mostly compiled programs.
 JOBS ?= 2
 RUNS ?= runs/quickstart-seed$(SEED)
 
@@ -34,7 +34,7 @@ test: $(VENV)/.installed-dev ## ruff and the quick tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev ## the tests of more than ten seconds each
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile
 
 soak: $(VENV)/.installed-dev ## kill a run two dozen times, and compare
 	$(BIN)/python -m pytest -m soak -s
