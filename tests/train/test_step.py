@@ -224,6 +224,19 @@ def test_statistics_that_overflow_are_not_taken(run):
   _same(found[1], found[2])
 
 
+def test_the_guard_reduces_once_for_each_shape(changed_config):
+  """Of each reduction XLA on CPU makes a program of its own."""
+  made = program.of(changed_config(model={"name": "resnet20", "width": 4}))
+  moved = jax.eval_shape(
+    made.step.advance, made.state, made.batch, made.now(), ()
+  )
+  asked = str(jax.make_jaxpr(made.step.is_fine)(made.state, moved))
+  arrays = jax.tree.leaves((moved.params, moved.rest, moved.opt_state))
+  shapes = {x.shape for x in arrays}
+  assert 8 <= len(shapes) <= asked.count("reduce_and") <= len(shapes) + 8
+  assert len(arrays) > 150
+
+
 # --- In the loop --------------------------------------------------------------
 
 ALL = {
