@@ -11,6 +11,8 @@ JOBS ?= 2
 RUNS ?= runs/quickstart-seed$(SEED)
 
 BIN := $(VENV)/bin
+# The long tests compile as users do.
+OPTIMIZED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
@@ -34,10 +36,10 @@ test: $(VENV)/.installed-dev ## ruff and the quick tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev ## the tests of more than ten seconds each
-	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile
+	$(OPTIMIZED) $(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile
 
 soak: $(VENV)/.installed-dev ## kill a run two dozen times, and compare
-	$(BIN)/python -m pytest -m soak -s
+	$(OPTIMIZED) $(BIN)/python -m pytest -m soak -s
 
 lint: $(VENV)/.installed-dev ## ruff and pyright
 	$(BIN)/ruff check .

@@ -22,15 +22,14 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Compiling is most of the time that the quick tests take: LLVM takes less
+# trouble. With 0, all is compiled as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiling is most of the time that the tests take: LLVM takes less trouble, in
-# this process only; children compile as users do, and so does all with
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the environment.
-if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
-  jax.config.update("jax_disable_most_optimizations", True)
 # What took long is kept between runs, in this process only: a test may kill its
 # children at any moment, and half an entry would stay. `make clean` empties it.
 # Workers of pytest-xdist each have their own.

@@ -140,11 +140,10 @@ def _soak(workdir, root, flags, chance, kills, steps):
   return notes
 
 
-def _check(tmp_path, root, flags, chance, kills, steps):
+def _check(tmp_path, root, flags, tiny_config, chance, kills, steps):
   flags = {**flags, "steps": steps}
   undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-  code, said = Life(undisturbed, root, flags).end(0)
-  assert code == 0, said
+  loop.run(tiny_config(**flags), undisturbed)
   _soak(killed, root, flags, chance, kills, steps)
   want = (undisturbed / "metrics.jsonl").read_bytes()
   assert (killed / "metrics.jsonl").read_bytes() == want
@@ -153,10 +152,10 @@ def _check(tmp_path, root, flags, chance, kills, steps):
   assert lines[-1]["accuracy"] > 0.5
 
 
-def test_killed_a_few_times(tmp_path, root, flags, chance):
-  _check(tmp_path, root, flags, chance, kills=3, steps=150)
+def test_killed_a_few_times(tmp_path, root, flags, tiny_config, chance):
+  _check(tmp_path, root, flags, tiny_config, chance, kills=3, steps=150)
 
 
 @pytest.mark.soak
-def test_killed_two_dozen_times(tmp_path, root, flags, chance):
-  _check(tmp_path, root, flags, chance, kills=24, steps=600)
+def test_killed_two_dozen_times(tmp_path, root, flags, tiny_config, chance):
+  _check(tmp_path, root, flags, tiny_config, chance, kills=24, steps=600)
