@@ -138,8 +138,8 @@ class Rule:
       )
     if not 0.0 <= self.start <= 1.0:
       raise errors.UserError(
-        f"the rule for {self.path!r}: start is {self.start}; it is a progress"
-        " from 0 to 1"
+        f"the rule for {self.path!r}: start is {self.start}; it must be a"
+        " progress from 0 to 1"
       )
 
   def _check_normalize(self) -> None:

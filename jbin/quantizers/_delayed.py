@@ -44,7 +44,7 @@ class delayed(_base.Quantizer):  # noqa: N801 - called like a function
       )
     if not 0.0 <= self.start <= 1.0:
       raise errors.UserError(
-        f"delayed: start is {self.start}; it is a progress from 0 to 1"
+        f"delayed: start is {self.start}; it must be a progress from 0 to 1"
       )
     object.__setattr__(self, "bits", self.quantizer.bits)
     super().__post_init__()

@@ -78,8 +78,15 @@ def follows(what: str, kwargs: Mapping[str, Any]) -> Generator[None]:
   """
   try:
     yield
-  except errors.UserError:
-    raise
+  except errors.UserError as error:
+    # One of a part, such as a quantizer, calls the argument by another name.
+    said = str(error)
+    given = kwargs.items()
+    if not kwargs or any(k in said and str(v) in said for k, v in given):
+      raise
+    raise errors.UserError(
+      f"{error} ({what} with {listed(kwargs)}; change one of them)"
+    ) from error
   except _REFUSALS as error:
     said = " ".join(str(error).split())[:200]
     raise errors.UserError(
@@ -130,24 +137,25 @@ def resolve(item: Any) -> Any:
   from jbin import models, quantizers
 
   if isinstance(item, Mapping):
-    if item.get("name") in models.REGISTRY:
+    if "name" not in item:
+      return {key: resolve(value) for key, value in item.items()}
+    name = item["name"]
+    if not isinstance(name, str):
+      raise errors.UserError(f"'name' is {name!r}; it must be a text")
+    if name in models.REGISTRY:
       return dict(item)
     rest = {key: value for key, value in item.items() if key != "name"}
     for family in (schedules.REGISTRY, quantizers.REGISTRY):
-      if item.get("name") in family:
-        return call(family, config_lib.Named(item["name"], rest))
-    if isinstance(item.get("name"), str):
-      known = [*schedules.REGISTRY, *quantizers.REGISTRY]
-      near = difflib.get_close_matches(item["name"], known, n=3, cutoff=0.5)
-      hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else ("see `jbin list schedules` and `jbin list quantizers`")
-      )
-      raise errors.UserError(
-        f"unknown schedule or quantizer {item['name']!r}; {hint}"
-      )
-    return {key: resolve(value) for key, value in item.items()}
+      if name in family:
+        return call(family, config_lib.Named(name, rest))
+    known = [*schedules.REGISTRY, *quantizers.REGISTRY]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = (
+      f"did you mean {' or '.join(near)}?"
+      if near
+      else "see `jbin list schedules` and `jbin list quantizers`"
+    )
+    raise errors.UserError(f"unknown schedule or quantizer {name!r}; {hint}")
   if isinstance(item, list | tuple):
     return type(item)(resolve(value) for value in item)
   return item

@@ -232,10 +232,14 @@ def of(
     config.guard.spike,
   )
   batch = making.batch_of(made_for.features, config.batch_size)
+  said = {"length": config.length, "image_size": config.image_size}
+  said = {key: size for key, size in said.items() if size}
+  for named in (config.model, config.rules, config.task):
+    said |= named.kwargs
   with calling.follows(
     f"model '{config.model.name}' and task '{config.task.name}' cannot be"
     " called",
-    {**config.model.kwargs, **config.rules.kwargs, **config.task.kwargs},
+    said,
   ):
     names = _metric_names(step, (params, rest), made_for.features)
   state = jax.eval_shape(lambda p, r: step.start(p, r, names), params, rest)
