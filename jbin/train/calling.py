@@ -74,7 +74,8 @@ def follows(what: str, kwargs: Mapping[str, Any]) -> Generator[None]:
     kwargs: the arguments, as the config has them.
 
   Raises:
-    errors.UserError: in place of what a function raises that cannot take them.
+    errors.UserError: in place of what a function raises that cannot take them,
+      and of one that does not name them.
   """
   try:
     yield
