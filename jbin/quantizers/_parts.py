@@ -171,7 +171,7 @@ def center(x: jax.Array, over: Sequence[int]) -> jax.Array:
 def _moments(
   wide: jax.Array, over: Sequence[int], ddof: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Deviations from the mean, their variance, and where it is nothing."""
+  """Deviations from the mean, their variance, and where it is rounding."""
   mean = wide.mean(tuple(over), keepdims=True)
   deviation = wide - mean
   count = math.prod(wide.shape[axis] for axis in over)
@@ -179,7 +179,7 @@ def _moments(
   var = var / max(count - ddof, 1)
   # The mean of equal numbers is not quite equal to them.
   least = jnp.square(_NOISE * jax.lax.stop_gradient(mean))
-  return deviation, var, var <= jnp.maximum(least, _LEAST)
+  return deviation, var, var <= least
 
 
 def standardize(
@@ -198,14 +198,18 @@ def standardize(
     ddof: 1 for the unbiased variance, 0 for that of the population.
     eps: added to the variance. If it is 0, where all entries are equal (to
       1e-5 of their mean, or to 1e-12) the result is 0, with gradient 0; the
-      papers' code divides 0 by 0.
+      papers' code divides 0 by 0. If it is not, the result is 0 where they are
+      equal to 1e-5 of their mean.
     centered: whether the mean is taken off.
   """
   wide = bounded(x)
-  deviation, var, flat = _moments(wide, over, ddof)
+  deviation, var, equal = _moments(wide, over, ddof)
   if eps > 0:
     inverse = jax.lax.rsqrt(var + eps)
+    # Else the rounding would decide the signs, in each loop of XLA's anew.
+    deviation -= jax.lax.stop_gradient(jnp.where(equal, deviation, 0.0))
   else:
+    flat = equal | (var <= _LEAST)
     inverse = jnp.where(flat, 0.0, jax.lax.rsqrt(jnp.where(flat, 1.0, var)))
   return ((deviation if centered else wide) * inverse).astype(x.dtype)
 
@@ -215,7 +219,8 @@ def spread(x: jax.Array, over: Sequence[int], *, ddof: int = 1) -> jax.Array:
 
   Where all entries are equal (as in `standardize`) it is 0, with gradient 0.
   """
-  _, var, flat = _moments(bounded(x), over, ddof)
+  _, var, equal = _moments(bounded(x), over, ddof)
+  flat = equal | (var <= _LEAST)
   return jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, var)))
 
 

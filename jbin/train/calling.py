@@ -80,11 +80,9 @@ def follows(what: str, kwargs: Mapping[str, Any]) -> Generator[None]:
   try:
     yield
   except errors.UserError as error:
-    # One of a part, such as a quantizer, calls the argument by another name.
-    said = str(error)
-    given = kwargs.items()
-    if not kwargs or any(k in said and str(v) in said for k, v in given):
+    if not kwargs or _names_one(str(error), kwargs):
       raise
+    # That of a part, such as a quantizer, which has another name for it.
     raise errors.UserError(
       f"{error} ({what} with {listed(kwargs)}; change one of them)"
     ) from error
@@ -94,6 +92,14 @@ def follows(what: str, kwargs: Mapping[str, Any]) -> Generator[None]:
       f"{what} with {listed(kwargs)}; change one of them:"
       f" {type(error).__name__} at {_place(error)}: {said}"
     ) from error
+
+
+def _names_one(said: str, kwargs: Mapping[str, Any]) -> bool:
+  """Whether a message is about an argument: of a number, with its value."""
+  return any(
+    key in said and (not isinstance(value, int | float) or str(value) in said)
+    for key, value in kwargs.items()
+  )
 
 
 def listed(kwargs: Mapping[str, Any]) -> str:
