@@ -108,7 +108,7 @@ def signs_about_mean(
   wide = _parts.bounded(x)
   mean = jax.lax.stop_gradient(wide.mean())
   return _base.signs(
-    estimators.ste_sign(wide - mean, None, zero=zero),
+    estimators.ste_sign(_parts.deviation(wide, mean), None, zero=zero),
     _parts.mean_magnitude(x, _parts.other_axes(x.ndim, kept)),
     dtype=x.dtype,
     zero=zero,

@@ -17,6 +17,7 @@ _LARGE = 2**20  # elements
 MOST = 1e15
 """What statistics see of larger magnitudes: squares and sums stay finite."""
 _NOISE = 1e-5  # of a mean: less is rounding
+_ROUNDED = 2.0**-21  # of a mean: what its last bits may be
 _LEAST = 1e-24  # a variance whose power of -3/2 is still finite
 
 
@@ -162,24 +163,35 @@ def magnitude(x: jax.Array, over: Sequence[int]) -> jax.Array:
   return absolute(bounded(x)).mean(tuple(over), keepdims=True)
 
 
+def deviation(wide: jax.Array, mean: jax.Array) -> jax.Array:
+  """`wide - mean`, 0 where that is the rounding of the mean (4 units).
+
+  Of equal numbers it would decide the signs, and in each loop that XLA makes of
+  it anew: codes and value would differ. The gradient is that of `wide - mean`.
+  """
+  found = wide - mean
+  rounding = jnp.abs(found) <= _ROUNDED * jnp.abs(mean)
+  return found - jax.lax.stop_gradient(jnp.where(rounding, found, 0.0))
+
+
 def center(x: jax.Array, over: Sequence[int]) -> jax.Array:
   """`bounded(x)` minus its mean over some axes, which is differentiated too."""
   wide = bounded(x)
-  return wide - wide.mean(tuple(over), keepdims=True)
+  return deviation(wide, wide.mean(tuple(over), keepdims=True))
 
 
 def _moments(
   wide: jax.Array, over: Sequence[int], ddof: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Deviations from the mean, their variance, and where it is rounding."""
+  """Deviations from the mean, their variance, and where it is nothing."""
   mean = wide.mean(tuple(over), keepdims=True)
-  deviation = wide - mean
+  apart = deviation(wide, mean)
   count = math.prod(wide.shape[axis] for axis in over)
-  var = jnp.square(deviation).sum(tuple(over), keepdims=True)
+  var = jnp.square(apart).sum(tuple(over), keepdims=True)
   var = var / max(count - ddof, 1)
   # The mean of equal numbers is not quite equal to them.
   least = jnp.square(_NOISE * jax.lax.stop_gradient(mean))
-  return deviation, var, var <= least
+  return apart, var, var <= jnp.maximum(least, _LEAST)
 
 
 def standardize(
@@ -198,20 +210,16 @@ def standardize(
     ddof: 1 for the unbiased variance, 0 for that of the population.
     eps: added to the variance. If it is 0, where all entries are equal (to
       1e-5 of their mean, or to 1e-12) the result is 0, with gradient 0; the
-      papers' code divides 0 by 0. If it is not, the result is 0 where they are
-      equal to 1e-5 of their mean.
+      papers' code divides 0 by 0.
     centered: whether the mean is taken off.
   """
   wide = bounded(x)
-  deviation, var, equal = _moments(wide, over, ddof)
+  apart, var, flat = _moments(wide, over, ddof)
   if eps > 0:
     inverse = jax.lax.rsqrt(var + eps)
-    # Else the rounding would decide the signs, in each loop of XLA's anew.
-    deviation -= jax.lax.stop_gradient(jnp.where(equal, deviation, 0.0))
   else:
-    flat = equal | (var <= _LEAST)
     inverse = jnp.where(flat, 0.0, jax.lax.rsqrt(jnp.where(flat, 1.0, var)))
-  return ((deviation if centered else wide) * inverse).astype(x.dtype)
+  return ((apart if centered else wide) * inverse).astype(x.dtype)
 
 
 def spread(x: jax.Array, over: Sequence[int], *, ddof: int = 1) -> jax.Array:
@@ -219,8 +227,7 @@ def spread(x: jax.Array, over: Sequence[int], *, ddof: int = 1) -> jax.Array:
 
   Where all entries are equal (as in `standardize`) it is 0, with gradient 0.
   """
-  _, var, equal = _moments(bounded(x), over, ddof)
-  flat = equal | (var <= _LEAST)
+  _, var, flat = _moments(bounded(x), over, ddof)
   return jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, var)))
 
 
