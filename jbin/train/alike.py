@@ -18,7 +18,7 @@ import jax
 
 import jbin
 from jbin import errors
-from jbin.train import processes
+from jbin.train import config as config_lib, processes
 
 MAY_DIFFER = frozenset({"workers", "compile_cache"})
 """Keys of a config that each host may have in its own way."""
@@ -40,11 +40,17 @@ def check_same(config: Mapping[str, Any]) -> None:
   """
   if jax.process_count() == 1:
     return
-  mine = {f"config key '{key}'": value for key, value in _flat(config).items()}
+  mine = {
+    f"config key '{key}'": value
+    for key, value in config_lib.flat(config).items()
+    if key not in MAY_DIFFER
+  }
   mine |= {"jbin": jbin.__version__, "JAX": jax.__version__}
-  text = json.dumps(mine, sort_keys=True).encode()
-  if len(set(processes.gather(hashlib.sha256(text).hexdigest()))) == 1:
+  text = json.dumps(mine, sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  if len(set(processes.gather(digest))) == 1:
     return
+  mine = json.loads(text)  # as the others see it
   theirs = processes.agree(mine)
   differ = [
     f"{key} is {there[:_LONG]} in process 0 and {here[:_LONG]} in process"
@@ -101,18 +107,6 @@ def _all_or_none(said: str, cure: str) -> None:
     more = len(found) - 1
     others = f" (and so for {more} more)" if more else ""
     raise errors.UserError(f"{found[0]}{others}; {cure}")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  out: dict[str, Any] = {}
-  for key, item in json.loads(json.dumps(values)).items():
-    if prefix + key in MAY_DIFFER:
-      continue
-    if isinstance(item, Mapping):
-      out |= _flat(item, f"{prefix}{key}.")
-    else:
-      out[prefix + key] = item
-  return out
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

@@ -175,7 +175,7 @@ def hyper(
       value = float(schedules.value(made, progress))
       if not 0 <= value <= most:
         limit = f"from 0 to {most:g}" if most < math.inf else "0 or more"
-        given = ", ".join(f"{k}={v!r}" for k, v in setting.kwargs.items())
+        given = calling.listed(setting.kwargs)
         raise errors.UserError(
           f"schedule {setting.name}({given}) is {value:.4g} at progress"
           f" {progress:.2g}; it must be {limit} throughout"

@@ -255,6 +255,17 @@ def to_mapping(config: Any) -> dict[str, Any]:
   return out
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """The values of groups of keys, by keys with dots, as "mesh.data"."""
+  out: dict[str, Any] = {}
+  for key, item in values.items():
+    if isinstance(item, Mapping):
+      out |= flat(item, f"{prefix}{key}.")
+    else:
+      out[prefix + key] = _plain(item)
+  return out
+
+
 def differences(mine: Config, other: Mapping[str, Any]) -> list[str]:
   """What keeps a run with config `mine` from going on with one of `other`.
 
@@ -267,11 +278,11 @@ def differences(mine: Config, other: Mapping[str, Any]) -> list[str]:
   Returns:
     "key: earlier -> now" for each key that differs and may not.
   """
-  now = _flat(to_mapping(mine))
+  now = flat(to_mapping(mine))
   try:
-    was = _flat(to_mapping(from_mapping(other)))
+    was = flat(to_mapping(from_mapping(other)))
   except errors.UserError:
-    was = _flat(_plain(other))
+    was = flat(_plain(other))
   return [
     f"{key}: {was.get(key, 'unset')!r} -> {now.get(key, 'unset')!r}"
     for key in sorted({*now, *was})
@@ -299,16 +310,6 @@ def _json(values: Any) -> Any:
   if values is None or isinstance(values, bool | int | float | str):
     return values
   return repr(values)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  out: dict[str, Any] = {}
-  for key, item in values.items():
-    if isinstance(item, Mapping):
-      out |= _flat(item, f"{prefix}{key}.")
-    else:
-      out[prefix + key] = _plain(item)
-  return out
 
 
 def _dataclass(cls: type[Any], values: Any, path: str) -> Any:

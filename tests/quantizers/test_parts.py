@@ -62,3 +62,26 @@ def test_the_mean_magnitude_of_a_sharded_tensor(spec, reach):
   text = run.lower(placed).compile().as_text()
   assert "all-gather" not in text
   assert "all-to-all" not in text
+
+
+@pytest.mark.parametrize("size", [3, 80, 4608])
+def test_equal_numbers_are_at_their_mean(size):
+  """Whatever the last bits of the mean; the gradient is that of x - mean."""
+  x = jnp.float32([1.0, 3.3, -0.7, 99.9, 1e-3, 17.17, 1e4 / 3])
+
+  def apart(x, off):
+    return _parts.deviation(x, (1 + off * np.finfo(np.float32).eps) * x)
+
+  for off in (-1, 0, 1):
+    np.testing.assert_array_equal(jax.jit(apart)(x, off), 0)
+  assert (np.asarray(apart(x, 16)) != 0).all()
+
+  rng = np.random.default_rng(size)
+  w = jnp.asarray(rng.normal(size=(size, 4)), jnp.float32)
+  g = jnp.asarray(rng.normal(size=(size, 4)), jnp.float32)
+  for kernel in (w, jnp.full_like(w, 0.3)):
+    _, pull = jax.vjp(lambda w: _parts.center(w, (0,)), kernel)
+    want = g - g.mean(0, keepdims=True)
+    np.testing.assert_allclose(pull(g)[0], want, atol=1e-5)
+  plain = w - w.mean(0, keepdims=True)
+  np.testing.assert_allclose(_parts.center(w, (0,)), plain, atol=1e-6)
