@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 from flax import nnx
 
 from jbin import nn, schedules, tasks, views
-from jbin.train import restore, start
+from jbin.train import metrics, restore, start
 
 
 class Batches(Protocol):
@@ -58,15 +57,11 @@ def first(batches: Batches) -> Any:
   place = batches.get_state()
   batch = next(batches)
   batches.set_state(place)
-  for name, array in batch.items():
-    if np.issubdtype(array.dtype, np.floating):
-      wrong = int((~np.isfinite(array)).sum())
-      if wrong:
-        raise FloatingPointError(
-          f"input '{name}' of the first batch has {wrong} of {array.size}"
-          " values not finite, and quantizers start from them; look at these"
-          " examples, or take another seed"
-        )
+  if said := metrics.wrong_input(batch, "the first batch"):
+    raise FloatingPointError(
+      f"{said}, and quantizers start from them; look at these examples, or take"
+      " another seed"
+    )
   return batch
 
 

@@ -187,16 +187,23 @@ def check_finite(
       )
 
 
+def wrong_input(batch: data.Batch, called: str) -> str:
+  """Which input of a batch is not finite, and how much of it; "" for none."""
+  for name, array in batch.items():
+    if np.issubdtype(array.dtype, np.floating):
+      wrong = int((~np.isfinite(array)).sum())
+      if wrong:
+        return (
+          f"input '{name}' of {called} has {wrong} of {array.size} values not"
+          " finite"
+        )
+  return ""
+
+
 def _why_not(examples: Iterable[data.Batch]) -> str:
   for number, batch in enumerate(examples, 1):
-    for name, array in batch.items():
-      if np.issubdtype(array.dtype, np.floating):
-        wrong = int((~np.isfinite(array)).sum())
-        if wrong:
-          return (
-            f"input '{name}' of the evaluation's batch {number} has {wrong} of"
-            f" {array.size} values not finite; look at these examples"
-          )
+    if said := wrong_input(batch, f"the evaluation's batch {number}"):
+      return f"{said}; look at these examples"
   return f"its inputs are finite, so the model is too large in places; {_CURES}"
 
 

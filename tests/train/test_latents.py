@@ -320,6 +320,25 @@ def test_no_example_is_lost(tiny_config):
   batches.close()
 
 
+def test_nothing_starts_from_a_batch_that_is_not_finite(
+  tiny_config, monkeypatch
+):
+  batches = _first(tiny_config())
+  read = type(batches).__next__
+
+  def spoilt(self):
+    batch = read(self)
+    image = batch["image"].copy()
+    image[0, 0, 0] = np.nan
+    return batch | {"image": image}
+
+  monkeypatch.setattr(type(batches), "__next__", spoilt)
+  said = r"input 'image' of the first batch has 1 of \d+ values not finite, and"
+  with pytest.raises(FloatingPointError, match=said):
+    calibrate.first(batches)
+  batches.close()
+
+
 @pytest.mark.parametrize(
   ("kernel", "inputs", "due"),
   [
